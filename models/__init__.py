@@ -1,0 +1,1 @@
+"""Models: operator graphs, YAML definitions, the compiler to task programs, weights, tokenizers."""

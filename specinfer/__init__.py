@@ -1,0 +1,6 @@
+"""SpecInfer: tree-based speculative inference on a task-graph runtime."""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+__version__ = "0.1.0"
