@@ -1,0 +1,141 @@
+"""The token batch: what one forward pass is asked to compute, whatever the phase.
+
+Prefill, incremental decoding, catch-up, draft levels and tree verification are all such a batch.
+The scheduler builds it; :class:`specinfer.models.model.Model` runs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from specinfer.runtime.privilege import WD
+from specinfer.runtime.task import task
+
+IntArray = NDArray[np.int64]
+WORD_BITS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """The largest batch that a model is compiled for.
+
+    Attributes:
+        rows: tokens computed in one step.
+        requests: requests in one step.
+        context: committed tokens of one request.
+        nodes: uncommitted tokens of one request: its chain and its tree.
+        logit_rows: rows whose logits are wanted.
+    """
+
+    rows: int = 512
+    requests: int = 16
+    context: int = 2048
+    nodes: int = 512
+    logit_rows: int = 512
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+    @property
+    def words(self) -> int:
+        """64-bit words of a row's ancestor mask."""
+        return -(-self.nodes // WORD_BITS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """One step's tokens. T rows, R requests, P pages, N uncommitted nodes, W words, K logit rows.
+
+    The rows of a request lie together, in the order of requests. All arrays are int64.
+
+    Attributes:
+        tokens: (T,) token ids.
+        positions: (T,) depth in the request: committed length, plus depth among the uncommitted.
+        request: (T,) the request of each row.
+        slots: (T,) where the row's K/V goes.
+        prefix_len: (R,) committed tokens.
+        pages: (R, P) pages that hold them.
+        tree_slots: (R, N) slots of the uncommitted nodes, computed in this step or an earlier one:
+            first the chain, then the tree.
+        num_nodes: (R,) how many of them there are.
+        chain_len: (R,) how many of them are the chain: each sees all before it.
+        ancestors: (T, W) bit masks; bit j: the j-th node behind the chain is this row or above it.
+        logit_rows: (K,) rows whose logits are wanted.
+    """
+
+    tokens: IntArray
+    positions: IntArray
+    request: IntArray
+    slots: IntArray
+    prefix_len: IntArray
+    pages: IntArray
+    tree_slots: IntArray
+    num_nodes: IntArray
+    chain_len: IntArray
+    ancestors: IntArray
+    logit_rows: IntArray
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens to compute."""
+        return len(self.tokens)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests they belong to."""
+        return len(self.prefix_len)
+
+
+def ancestor_bits(parents: IntArray, words: int) -> IntArray:
+    """The path to the root of every node, as bit masks.
+
+    Args:
+        parents: (nodes,) parent of each node, before the node itself; -1: child of the chain's end.
+        words: 64-bit words a mask.
+
+    Returns:
+        (nodes, words) int64; bit j of row i: node j is i or an ancestor of it.
+
+    >>> ancestor_bits(np.array([-1, 0, 0, 2]), words=1).ravel().tolist()
+    [1, 3, 5, 13]
+    """
+    bits = np.zeros((len(parents), words), np.uint64)
+    nodes = np.arange(len(parents))
+    bits[nodes, nodes // WORD_BITS] = np.uint64(1) << (nodes % WORD_BITS).astype(np.uint64)
+    for node, parent in enumerate(parents.tolist()):
+        if parent >= 0:
+            bits[node] |= bits[parent]
+    return bits.view(np.int64)
+
+
+@task(rows=WD, requests=WD, pages=WD, tree=WD, ancestors=WD, logit_rows=WD)
+def load_batch(
+    rows: SimpleNamespace,
+    requests: SimpleNamespace,
+    pages: Tensor,
+    tree: Tensor,
+    ancestors: Tensor,
+    logit_rows: Tensor,
+    batch: TokenBatch,
+) -> None:
+    """Copy a batch into the regions that the step reads; what a narrow array leaves over is 0."""
+    for field in ("tokens", "positions", "request", "slots"):
+        getattr(rows, field).copy_(torch.from_numpy(getattr(batch, field)))
+    for field in ("prefix_len", "chain_len", "num_nodes"):
+        getattr(requests, field).copy_(torch.from_numpy(getattr(batch, field)))
+    for target, source in (
+        (pages, batch.pages),
+        (tree, batch.tree_slots),
+        (ancestors, batch.ancestors),
+    ):
+        target.zero_()
+        target[:, : source.shape[1]] = torch.from_numpy(source)
+    logit_rows.copy_(torch.from_numpy(batch.logit_rows))

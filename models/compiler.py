@@ -1,0 +1,157 @@
+"""Compiles an operator graph to a program: tasks in order, with operands instead of tensors.
+
+Results of operators live in buffers; one is used again once everything that reads it has come
+before (liveness colouring), so a model of thirty layers needs the buffers of one. Reuse makes
+write-after-read dependences, which the runtime finds like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from specinfer.models.errors import GraphError
+from specinfer.models.graph import Graph, Node, SymbolicTensor
+from specinfer.ops.attention import ATTENTION
+from specinfer.runtime.task import Task
+
+PLAN = ("keys", "bias", "extents")
+"""What :func:`specinfer.ops.attention.plan_attention` writes, by task parameter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """What a task's argument stands for.
+
+    Attributes:
+        kind: ``input`` of the batch, ``weight``, ``buffer``, ``kv`` of a layer, or attention
+            ``plan``.
+        name: which one: the input's, weight's or plan's name, the buffer's number or the layer's.
+    """
+
+    kind: str
+    name: str | int
+
+    def __str__(self) -> str:
+        return str(self.name) if self.kind in ("input", "weight") else f"{self.kind}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A task with its operands and values by parameter."""
+
+    task: Task
+    arguments: tuple[tuple[str, Any], ...]
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{name}={value}" for name, value in self.arguments)
+        return f"{self.task.name}({listed})"
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """Memory for results: ``rows`` is a symbolic size, ``width`` the features of a row."""
+
+    rows: str
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A compiled graph.
+
+    Attributes:
+        name: of the graph.
+        steps: in program order.
+        buffers: by number.
+        output: operand of the logits.
+        weights: shape of each weight, by its name in the checkpoint.
+        num_layers: attention layers, each with a part of the K/V pool.
+        kv_heads: K/V heads of a layer.
+        head_size: features of a head.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    buffers: tuple[Buffer, ...]
+    output: Operand
+    weights: dict[str, tuple[int, ...]]
+    num_layers: int
+    kv_heads: int
+    head_size: int
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.steps))
+
+
+def compile_graph(graph: Graph) -> Program:
+    """Lower every operator to its tasks and give every result a buffer.
+
+    Raises:
+        GraphError: attention layers of different shapes, or none; a result that is no matrix.
+    """
+    kv_heads, head_size = _attention_shape(graph)
+    operands = {tensor.name: Operand("input", tensor.name) for tensor in graph.inputs}
+    buffers: list[Buffer] = []
+    free: dict[Buffer, list[int]] = {}
+    last_use = {tensor.name: n for n, node in enumerate(graph.nodes) for tensor in node.inputs}
+    last_use[graph.output.name] = len(graph.nodes)
+    steps: list[Step] = []
+    layer = 0
+    for number, node in enumerate(graph.nodes):
+        kind = _buffer(graph, node.out)
+        if not free.get(kind):
+            free.setdefault(kind, []).append(len(buffers))
+            buffers.append(kind)
+        operands[node.out.name] = Operand("buffer", free[kind].pop())
+        steps += _lower(node, operands, layer)
+        layer += node.operator is ATTENTION
+        for tensor in {*node.inputs, node.out}:
+            if last_use.get(tensor.name, number) == number and tensor not in graph.inputs:
+                free[_buffer(graph, tensor)].append(int(operands[tensor.name].name))
+    return Program(
+        graph.name,
+        tuple(steps),
+        tuple(buffers),
+        operands[graph.output.name],
+        dict(graph.weights),
+        layer,
+        kv_heads,
+        head_size,
+    )
+
+
+def _lower(node: Node, operands: dict[str, Operand], layer: int) -> Iterator[Step]:
+    known: dict[str, Any] = {
+        "out": operands[node.out.name],
+        "slots": Operand("input", "slots"),
+        "kv": Operand("kv", layer),
+        **{name: Operand("plan", name) for name in PLAN},
+        **dict(zip(node.operator.inputs, (operands[t.name] for t in node.inputs), strict=True)),
+        **{name: Operand("weight", weight) for name, weight in node.weights.items()},
+        **node.attributes,
+    }
+    for task in node.operator.lower(frozenset(node.weights)):
+        yield Step(task, tuple((name, known[name]) for name in task.parameters))
+
+
+def _buffer(graph: Graph, tensor: SymbolicTensor) -> Buffer:
+    match tensor.shape:
+        case (str(rows), int(width)):
+            return Buffer(rows, width)
+    raise GraphError(f"{graph.name}: {tensor} cannot be stored, expected (rows, features)")
+
+
+def _attention_shape(graph: Graph) -> tuple[int, int]:
+    shapes = {
+        (int(node.inputs[1].shape[1]) // node.attributes["head_size"], node.attributes["head_size"])
+        for node in graph.nodes
+        if node.operator is ATTENTION
+    }
+    if len(shapes) != 1:
+        raise GraphError(
+            f"{graph.name}: attention layers have (K/V heads, head size) {sorted(shapes)}, "
+            "expected one for all layers"
+        )
+    return shapes.pop()

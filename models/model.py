@@ -1,0 +1,164 @@
+"""A model ready to run: a program with its regions, and the one forward pass over a token batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from specinfer.models.batch import BatchLimits, TokenBatch, load_batch
+from specinfer.models.compiler import Operand, Program, Step
+from specinfer.ops.attention import PAGE_SLOTS, plan_attention
+from specinfer.runtime.context import Runtime
+from specinfer.runtime.index_space import IndexSpace
+from specinfer.runtime.launch import Launch, bind
+from specinfer.runtime.region import Region, Subregion
+
+BOUND_STEPS = 64
+"""Step shapes whose bound launches are kept."""
+
+
+def weight_regions(runtime: Runtime, weights: Mapping[str, torch.Tensor]) -> dict[str, Region]:
+    """A region for each weight, over the tensor's own memory."""
+    return {
+        name: runtime.region(name, tuple(w.shape), {"value": w.dtype}, {"value": w})
+        for name, w in weights.items()
+    }
+
+
+class Model:
+    """A compiled graph bound to memory.
+
+    Args:
+        runtime: issues the launches.
+        program: what to launch.
+        weights: a region for each of the program's weights; models may share them.
+        limits: the largest batch.
+        num_slots: size of the K/V pool, in tokens.
+        dtype: of activations and K/V.
+
+    Attributes:
+        kv: the K/V pool: (layers, slots, kv_heads, head_size), fields ``k`` and ``v``.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        program: Program,
+        weights: Mapping[str, Region],
+        limits: BatchLimits,
+        num_slots: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.runtime = runtime
+        self.program = program
+        self.limits = limits
+        self._weights = weights
+        allocate = _Allocator(runtime, program.name)
+        shape = (program.num_layers, num_slots, program.kv_heads, program.head_size)
+        self.kv = allocate("kv", shape, k=dtype, v=dtype)
+        integer = torch.int64
+        self._rows = allocate(
+            "rows",
+            (limits.rows,),
+            tokens=integer,
+            positions=integer,
+            request=integer,
+            slots=integer,
+        )
+        self._requests = allocate(
+            "requests", (limits.requests,), prefix_len=integer, chain_len=integer, num_nodes=integer
+        )
+        keys = limits.context + limits.nodes
+        self._tables = {
+            "pages": allocate(
+                "pages", (limits.requests, -(-limits.context // PAGE_SLOTS)), i=integer
+            ),
+            "tree": allocate("tree", (limits.requests, limits.nodes), i=integer),
+            "ancestors": allocate("ancestors", (limits.rows, limits.words), i=integer),
+            "logit_rows": allocate("logit_rows", (limits.logit_rows,), i=integer),
+            "keys": allocate("keys", (limits.requests, keys), i=integer),
+            "bias": allocate("bias", (limits.rows, keys), f=torch.float32),
+            "extents": allocate("extents", (limits.requests, 3), i=integer),
+        }
+        sizes = {"rows": limits.rows, "logit_rows": limits.logit_rows}
+        self._buffers = [
+            allocate(f"buffer.{n}", (sizes[buffer.rows], buffer.width), value=dtype)
+            for n, buffer in enumerate(program.buffers)
+        ]
+        self._bound = lru_cache(BOUND_STEPS)(self._bind)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that logits are given for."""
+        return self.program.buffers[int(self.program.output.name)].width
+
+    def forward(self, batch: TokenBatch) -> Subregion:
+        """Issue the launches of one step.
+
+        Returns:
+            (logit rows, vocabulary) part of a region: logits of the rows asked for. The next step
+            writes the same memory.
+        """
+        rows, requests, wanted = batch.num_rows, batch.num_requests, len(batch.logit_rows)
+        self.runtime.launch(load_batch, **self._batch_parts(rows, requests, wanted), batch=batch)
+        self.runtime.issue_all(self._bound(rows, requests, wanted))
+        return self._buffers[int(self.program.output.name)].rows(0, wanted)
+
+    def _batch_parts(self, rows: int, requests: int, wanted: int) -> dict[str, Subregion]:
+        tables = self._tables
+        return {
+            "rows": self._rows.rows(0, rows),
+            "requests": self._requests.rows(0, requests),
+            "pages": tables["pages"].rows(0, requests),
+            "tree": tables["tree"].rows(0, requests),
+            "ancestors": tables["ancestors"].rows(0, rows),
+            "logit_rows": tables["logit_rows"].rows(0, wanted),
+        }
+
+    def _bind(self, rows: int, requests: int, wanted: int) -> list[Launch]:
+        parts = self._batch_parts(rows, requests, wanted)
+        plan = {
+            "keys": self._tables["keys"].rows(0, requests),
+            "bias": self._tables["bias"].rows(0, rows),
+            "extents": self._tables["extents"].rows(0, requests),
+        }
+        sizes = {"rows": rows, "logit_rows": wanted}
+        resolve: dict[str, Callable[[Any], Subregion]] = {
+            "input": lambda name: (
+                parts[name] if name in parts else self._rows.part(IndexSpace((0,), (rows,)), name)
+            ),
+            "weight": lambda name: self._weights[name].part(),
+            "kv": lambda layer: self._layer(layer),
+            "plan": lambda name: plan[name],
+            "buffer": lambda n: self._buffers[n].rows(0, sizes[self.program.buffers[n].rows]),
+        }
+
+        def launch(step: Step) -> Launch:
+            arguments = {
+                name: resolve[value.kind](value.name) if isinstance(value, Operand) else value
+                for name, value in step.arguments
+            }
+            return bind(step.task, arguments)
+
+        known = {**parts, **plan}
+        planning = bind(plan_attention, {name: known[name] for name in plan_attention.parameters})
+        return [planning, *map(launch, self.program.steps)]
+
+    def _layer(self, layer: int) -> Subregion:
+        _, *rest = self.kv.shape
+        return self.kv.part(IndexSpace((layer, 0, 0, 0), (layer + 1, *rest)))
+
+
+class _Allocator:
+    """Makes regions with torch memory; large pools cost nothing until they are touched."""
+
+    def __init__(self, runtime: Runtime, prefix: str) -> None:
+        self._runtime = runtime
+        self._prefix = prefix
+
+    def __call__(self, name: str, shape: tuple[int, ...], **fields: torch.dtype) -> Region:
+        arrays = {field: torch.empty(shape, dtype=dtype) for field, dtype in fields.items()}
+        return self._runtime.region(f"{self._prefix}.{name}", shape, fields, arrays)

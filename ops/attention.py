@@ -1,0 +1,149 @@
+"""Tree attention: every row sees its request's committed prefix, its chain and its ancestors.
+
+One operator serves decoding (a tree of one node), prompt chunks (a chain), draft frontiers and
+verification of trees (Miao et al., SpecInfer, ASPLOS 2024, section 4.2: the topology-aware causal
+mask). What a row may see is worked out once a step by :func:`plan_attention` and used by every layer.
+
+K/V lie in slots of a pool; ``kv`` of a layer has fields ``k`` and ``v`` of (1, slots, kv_heads,
+head_size). Keys are stored turned to their position, so an accepted token moves as it is.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specinfer.ops.operator import Operator, Shape, Signature, expect
+from specinfer.runtime.privilege import RW, WD, R
+from specinfer.runtime.task import task
+
+PAGE_SLOTS = 16
+"""Slots in a page of the K/V pool."""
+
+
+@task(rows=R, requests=R, pages=R, tree=R, ancestors=R, keys=RW, bias=RW, extents=WD)
+def plan_attention(
+    rows: SimpleNamespace,
+    requests: SimpleNamespace,
+    pages: Tensor,
+    tree: Tensor,
+    ancestors: Tensor,
+    keys: Tensor,
+    bias: Tensor,
+    extents: Tensor,
+) -> None:
+    """Work out which slots each request's rows look at, and which of them each row sees.
+
+    Rows of a request lie together, requests in order.
+
+    Args:
+        rows: ``positions``, ``request``: (rows,) int64.
+        requests: ``prefix_len``, ``chain_len``, ``num_nodes``: (requests,) int64; committed
+            tokens, leading uncommitted nodes that are a chain, all uncommitted nodes.
+        pages: (requests, pages) int64, the pages that hold the committed tokens.
+        tree: (requests, nodes) int64, slots of the uncommitted nodes: chain first, then tree.
+        ancestors: (rows, words) int64 bit masks: bit j of a row: the j-th node behind the chain is
+            the row itself or its ancestor.
+        keys: (requests, keys) int64, written: slots of prefix, chain and tree, in this order.
+        bias: (rows, keys) float32, written: 0 where the row sees the key, else minus infinity.
+        extents: (requests, 3) int64, written: first row, row behind the last, number of keys.
+    """
+    positions, request = rows.positions.numpy(), rows.request.numpy()
+    extents.zero_()
+    starts = np.flatnonzero(np.diff(request, prepend=-1)).tolist()
+    bits = np.unpackbits(ancestors.numpy().view(np.uint8), axis=1, bitorder="little")
+    all_keys, all_bias = keys.numpy(), bias.numpy()
+    within_page = np.arange(PAGE_SLOTS)
+    for start, stop in zip(starts, [*starts[1:], len(request)], strict=True):
+        r = int(request[start])
+        prefix, chain, nodes = (
+            int(field[r]) for field in (requests.prefix_len, requests.chain_len, requests.num_nodes)
+        )
+        used = pages[r, : -(-prefix // PAGE_SLOTS)].numpy()
+        all_keys[r, :prefix] = (used[:, None] * PAGE_SLOTS + within_page).ravel()[:prefix]
+        all_keys[r, prefix : prefix + nodes] = tree[r, :nodes].numpy()
+        seen = np.ones((stop - start, prefix + nodes), np.bool_)
+        seen[:, prefix : prefix + chain] = (
+            np.arange(prefix, prefix + chain) <= positions[start:stop, None]
+        )
+        seen[:, prefix + chain :] = bits[start:stop, : nodes - chain]
+        all_bias[start:stop, : prefix + nodes] = np.where(seen, np.float32(0), np.float32(-np.inf))
+        extents[r] = torch.tensor([start, stop, prefix + nodes])
+
+
+@task(k=R, v=R, slots=R, kv=RW)
+def write_kv(k: Tensor, v: Tensor, slots: Tensor, kv: SimpleNamespace) -> None:
+    """Store each row's key and value in its slot; k, v (rows, kv_heads x head_size)."""
+    shape = (k.shape[0], *kv.k.shape[2:])
+    kv.k[0].index_copy_(0, slots, k.view(shape))
+    kv.v[0].index_copy_(0, slots, v.view(shape))
+
+
+@task(q=R, kv=R, keys=R, bias=R, extents=R, out=WD)
+def tree_attention(
+    q: Tensor,
+    kv: SimpleNamespace,
+    keys: Tensor,
+    bias: Tensor,
+    extents: Tensor,
+    out: Tensor,
+    scale: float,
+) -> None:
+    """Attention of every row over the keys it sees, request by request.
+
+    Args:
+        q: (rows, heads x head_size), turned to their positions.
+        kv: the layer's pool; query head h uses K/V head ``h * kv_heads // heads``.
+        keys: see :func:`plan_attention`, as are ``bias`` and ``extents``.
+        bias: added to the scores.
+        extents: rows and keys of each request.
+        out: (rows, heads x head_size), written.
+        scale: multiplies the scores.
+    """
+    kv_heads, size = kv.k.shape[2:]
+    for r, (start, stop, num_keys) in enumerate(extents.tolist()):
+        if start == stop:
+            continue
+        slots = keys[r, :num_keys]
+        k = kv.k[0].index_select(0, slots).permute(1, 2, 0)  # (kv_heads, size, keys)
+        v = kv.v[0].index_select(0, slots).transpose(0, 1)  # (kv_heads, keys, size)
+        # The heads that share a K/V head become rows of one product: K/V are read once.
+        query = q[start:stop].view(stop - start, kv_heads, -1, size).permute(1, 2, 0, 3)
+        group = query.shape[1]
+        scores = torch.matmul(query.reshape(kv_heads, group * (stop - start), size), k)
+        scores = scores.mul_(scale).view(kv_heads, group, stop - start, num_keys).float()
+        weights = scores.add_(bias[start:stop, :num_keys]).softmax(-1).to(v.dtype)
+        mixed = torch.matmul(weights.view(kv_heads, -1, num_keys), v)
+        mixed = mixed.view(kv_heads, group, stop - start, size).permute(2, 0, 1, 3)
+        out[start:stop].view(mixed.shape).copy_(mixed)
+
+
+@task(kv=RW)
+def commit_kv(kv: SimpleNamespace, sources: Tensor, targets: Tensor) -> None:
+    """Copy accepted K/V of all layers at once; sources, targets (accepted,) int64 slots.
+
+    Targets are slots of uncommitted positions, never among the sources.
+    """
+    kv.k.index_copy_(1, targets, kv.k.index_select(1, sources))
+    kv.v.index_copy_(1, targets, kv.v.index_select(1, sources))
+
+
+def _infer(q: Shape, k: Shape, v: Shape, *, head_size: int, scale: float) -> Signature:
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        expect(
+            len(x) == 2 and isinstance(x[1], int) and x[1] % head_size == 0,
+            f"{name} is {x}, expected (rows, heads x {head_size})",
+        )
+    expect(
+        k == v and k[0] == q[0], f"q, k, v are {q}, {k}, {v}: expected k as v, as many rows as q"
+    )
+    expect(scale > 0, f"scale is {scale}, expected above 0")
+    heads, kv_heads = int(q[1]) // head_size, int(k[1]) // head_size
+    expect(heads % kv_heads == 0, f"{heads} heads, expected a multiple of the {kv_heads} K/V heads")
+    return Signature(q)
+
+
+ATTENTION = Operator("attention", _infer, (write_kv, tree_attention))

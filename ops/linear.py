@@ -1,0 +1,37 @@
+"""Matrix products with a weight: ``y = x W^T (+ b)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specinfer.ops.operator import Operator, Shape, Signature, expect
+from specinfer.runtime.privilege import WD, R
+from specinfer.runtime.task import task
+
+
+def _infer(x: Shape, *, features: int) -> Signature:
+    expect(len(x) == 2 and isinstance(x[1], int), f"x is {x}, expected (rows, features)")
+    return Signature((x[0], features), {"weight": (features, x[1]), "bias": (features,)})
+
+
+@task(x=R, weight=R, out=WD)
+def linear(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """``out = x weight^T``; x (rows, in), weight (features, in), out (rows, features)."""
+    torch.mm(x, weight.t(), out=out)
+
+
+@task(x=R, weight=R, bias=R, out=WD)
+def linear_bias(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    """``out = x weight^T + bias``; bias (features,)."""
+    torch.addmm(bias, x, weight.t(), out=out)
+
+
+LINEAR = Operator(
+    "linear",
+    _infer,
+    (linear_bias,),
+    weights=("weight",),
+    optional_weights=("bias",),
+    without=(linear,),
+)

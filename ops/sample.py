@@ -1,0 +1,30 @@
+"""Tokens from logits: the likeliest, or the k likeliest with their log-probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from specinfer.runtime.privilege import WD, R
+from specinfer.runtime.task import task
+
+
+@task(logits=R, tokens=WD)
+def argmax(logits: Tensor, tokens: Tensor) -> None:
+    """``tokens[i]`` is the likeliest token of row i; logits (rows, vocabulary), tokens int64."""
+    torch.argmax(logits, dim=-1, out=tokens)
+
+
+@task(logits=R, tokens=WD, log_probs=WD)
+def top_k(logits: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
+    """The likeliest tokens of each row, likeliest first.
+
+    Args:
+        logits: (rows, vocabulary).
+        tokens: (rows, k) int64, written.
+        log_probs: (rows, k) float32, written: natural logarithms of their probabilities.
+    """
+    wide = logits.float()
+    values, indices = wide.topk(tokens.shape[1], dim=-1)
+    tokens.copy_(indices)
+    torch.sub(values, wide.logsumexp(-1, keepdim=True), out=log_probs)
