@@ -42,9 +42,10 @@ _LAYER_MODULES = (
     *(f"mlp.{part}" for part in ("gate_proj", "up_proj", "down_proj")),
 )
 
-# Values dequantised at once: their intermediate arrays stay in a core's cache. A second thread
-# gained nothing beside this.
-_BLOCK_VALUES = 1 << 18
+# Values dequantised at once: their intermediate arrays stay in a core's cache, and torch copies no
+# more than these on the calling thread (a team of threads for every copy took ten times as long on
+# a busy machine). A second thread of our own gained nothing.
+_BLOCK_VALUES = 1 << 15
 
 
 class GgufCheckpoint:
