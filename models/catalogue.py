@@ -52,13 +52,17 @@ class Entry:
     num_bytes: int
     sha256: str
 
+    @property
+    def source(self) -> str:
+        """The wheels, in short."""
+        first, last = self.wheels[0].requirement, self.wheels[-1].requirement
+        return first if len(self.wheels) == 1 else f"{first} .. {last}"
+
     def describe(self) -> str:
         """Where it comes from and under which licence, in one sentence."""
-        first, last = self.wheels[0].requirement, self.wheels[-1].requirement
-        wheels = first if len(self.wheels) == 1 else f"{first} .. {last}"
         return (
             f"{self.title} by {self.upstream.split('/')[0]}, licence {self.licence},"
-            f" {self.num_bytes / 1e6:.0f} MB from the Python package index ({wheels});"
+            f" {self.num_bytes / 1e6:.0f} MB from the Python package index ({self.source});"
             f" upstream {self.upstream}"
         )
 
