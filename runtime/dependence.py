@@ -43,6 +43,7 @@ class DependenceAnalyzer:
         """Take in the next launch and return those that must finish before it."""
         waits_for: set[LaunchId] = set()
         live = self._live
+        live.add(id)  # first: the uses of this very launch are kept, argument by argument
         for requirement in requirements:
             space, privilege = requirement.space, requirement.privilege
             kept: list[_Use] = []
@@ -57,7 +58,6 @@ class DependenceAnalyzer:
                     kept.append(use)
             kept.append((id, space, privilege))
             self._uses[requirement.key] = kept
-        live.add(id)
         return waits_for
 
     def complete(self, id: LaunchId) -> None:
