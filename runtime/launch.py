@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from reprlib import repr as short
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,7 +62,7 @@ class Launch:
     def _described(self) -> list[str]:
         privileges = self.task.privileges
         return [
-            f"{name}={privileges[name]} {value}" if name in privileges else f"{name}={value!r}"
+            f"{name}={privileges[name]} {value}" if name in privileges else f"{name}={short(value)}"
             for name, value in self.arguments.items()
         ]
 

@@ -1,0 +1,157 @@
+"""What a serving engine is asked to do: one frozen dataclass, one YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def _at_least_one(config: object, *names: str) -> None:
+    for name in names:
+        if (value := getattr(config, name)) < 1:
+            raise ValueError(f"{name} is {value}, expected at least 1")
+
+
+def _check_expansion(expansion: tuple[int, ...]) -> None:
+    try:
+        level_sizes(expansion)
+    except Exception as error:
+        raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class SSM:
+    """A small speculative model with weights of its own.
+
+    Attributes:
+        model: a name of the catalogue, an ``owner/name`` of the hub, or a path.
+        expansion: children of each node, by level of the token tree.
+    """
+
+    model: str
+    expansion: tuple[int, ...] = DEFAULT_EXPANSION
+
+    def __post_init__(self) -> None:
+        _check_expansion(self.expansion)
+
+    @property
+    def name(self) -> str:
+        """For statistics."""
+        return self.model
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixSSM:
+    """An SSM made of the LLM's own first layers: nothing to download, the weights are shared.
+
+    Attributes:
+        prefix_layers: how many; its final norm and vocabulary are the LLM's.
+        expansion: children of each node, by level of the token tree.
+    """
+
+    prefix_layers: int
+    expansion: tuple[int, ...] = DEFAULT_EXPANSION
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "prefix_layers")
+        _check_expansion(self.expansion)
+
+    @property
+    def name(self) -> str:
+        """For statistics."""
+        return f"prefix:{self.prefix_layers}"
+
+
+@dataclass(frozen=True, slots=True)
+class NGram:
+    """A speculator that looks for the last tokens in prompt and output; it costs no model.
+
+    Attributes:
+        ngram: most nodes of its tree.
+        min_match: last tokens that must have stood there before.
+    """
+
+    ngram: int = 12
+    min_match: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "ngram", "min_match")
+
+    @property
+    def name(self) -> str:
+        """For statistics."""
+        return "ngram"
+
+
+Draft = SSM | PrefixSSM | NGram
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """How a text is written.
+
+    Attributes:
+        max_new_tokens: most tokens to write.
+        ignore_eos: go on behind the end of the text.
+    """
+
+    max_new_tokens: int = 128
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "max_new_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchConfig:
+    """How much is done at once.
+
+    Attributes:
+        max_requests: requests in one iteration.
+        max_rows: tokens computed in one pass; trees of all requests always fit.
+        max_length: most tokens of a request, prompt and output; 0: what the model allows, at most
+            2048.
+    """
+
+    max_requests: int = 16
+    max_rows: int = 512
+    max_length: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "max_requests", "max_rows")
+        if self.max_length < 0:
+            raise ValueError(f"max_length is {self.max_length}, expected at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingConfig:
+    """A whole engine.
+
+    Attributes:
+        model: the LLM: a name of the catalogue, an ``owner/name`` of the hub, or a path.
+        definition: path of a YAML model definition; empty: by the checkpoint's model type.
+        dtype: ``float32`` or ``bfloat16``.
+        executor: ``serial``, or ``threads`` for independent tasks at once.
+        drafts: the speculators, merged; empty for incremental decoding.
+        batch: how much is done at once.
+        generation: how texts are written.
+    """
+
+    model: str = DEFAULT_MODEL
+    definition: str = ""
+    dtype: str = "float32"
+    executor: str = "serial"
+    drafts: tuple[SSM | PrefixSSM | NGram, ...] = (NGram(),)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("dtype", ("float32", "bfloat16")),
+            ("executor", ("serial", "threads")),
+        ):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}, expected {' or '.join(known)}")

@@ -1,0 +1,224 @@
+"""The speculate-verify iteration over any number of requests.
+
+Requests join and leave between iterations. Each iteration drafts a tree for every request that is
+past its prompt, verifies all trees and computes prompt chunks in one pass of the LLM, takes the
+accepted tokens, and commits their K/V.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from specinfer.ops.sample import argmax
+from specinfer.scheduler.decoder import Decoder, Work
+from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculators import Context, Speculator
+from specinfer.scheduler.stats import Stats
+from specinfer.scheduler.token_tree import TokenTree, merge
+from specinfer.scheduler.verifier import Accepted, verify_greedy
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What an iteration did for a request.
+
+    Attributes:
+        request: the request, with its output so far.
+        tokens: tokens it got; none while its prompt is computed.
+        tree: the tree that was verified, if one was.
+        accepted: nodes of it that were accepted.
+    """
+
+    request: Request
+    tokens: list[int]
+    tree: TokenTree | None = None
+    accepted: Sequence[int] = ()
+
+
+class Engine:
+    """Serves requests with one LLM and any number of speculators.
+
+    Args:
+        llm: the model whose text is written.
+        speculators: their trees are merged; none gives incremental decoding.
+    """
+
+    def __init__(self, llm: Decoder, speculators: Sequence[Speculator] = ()) -> None:
+        self.stats = Stats(tuple(speculator.name for speculator in speculators))
+        self._llm = llm
+        self._speculators = tuple(speculators)
+        self._holders: tuple[Decoder | Speculator, ...] = (llm, *speculators)
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        rows = llm.model.limits.logit_rows
+        self._predicted = llm.model.runtime.region(
+            "predicted", (rows,), {"value": torch.int64}, {"value": torch.empty(rows).long()}
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits or runs."""
+        return not self._waiting and not self._running
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that can never be served.
+
+        Raises:
+            RequestError: an empty prompt, no token to write, or a text longer than the model is
+                compiled for.
+        """
+        limit, length = self._llm.model.limits.context, len(request.prompt)
+        if not length:
+            raise RequestError(
+                f"request {request.id}: the prompt has no tokens, expected 1 or more"
+            )
+        if request.max_new_tokens < 1:
+            raise RequestError(
+                f"request {request.id}: max_new_tokens is {request.max_new_tokens}, "
+                "expected at least 1"
+            )
+        if length + request.max_new_tokens > limit:
+            raise RequestError(
+                f"request {request.id}: {length} prompt tokens and {request.max_new_tokens} new "
+                f"ones, expected at most {limit} together"
+            )
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it joins as soon as there is room.
+
+        Raises:
+            RequestError: it can never be served.
+        """
+        self.check(request)
+        self._waiting.append(request)
+
+    def run(self) -> Iterator[Event]:
+        """Iterate until all requests are done, yielding what happens."""
+        while not self.is_idle:
+            yield from self.step()
+
+    def step(self) -> list[Event]:
+        """One iteration."""
+        self._admit()
+        decoding = [r for r in self._running if self._num_pending(r) == 1 and r.output]
+        with self.stats.time("draft"):
+            trees = self._draft(decoding)
+        works = [_verification(r, self._pending(r), trees[r.id]) for r in decoding]
+        works += self._prefill(sum(work.num_rows for work in works))
+        with self.stats.time("verify"):
+            predicted = self._forward(works)
+        return self._accept(works, trees, predicted)
+
+    def _admit(self) -> None:
+        while self._waiting:
+            request = self._waiting[0]
+            tokens = len(request.prompt) + request.max_new_tokens
+            holders = self._holders
+            admitted = [h for h in holders if h.admit(request.id, tokens)]
+            if len(admitted) < len(holders):
+                for holder in admitted:
+                    holder.release(request.id)
+                if not self._running:
+                    raise RequestError(
+                        f"request {request.id}: no room for {tokens} tokens in an empty K/V pool"
+                    )
+                return
+            self._running.append(self._waiting.popleft())
+
+    def _pending(self, request: Request) -> list[int]:
+        return request.tokens[self._llm.cached[request.id] :]
+
+    def _num_pending(self, request: Request) -> int:
+        return len(request.prompt) + len(request.output) - self._llm.cached[request.id]
+
+    def _draft(self, requests: Sequence[Request]) -> dict[int, TokenTree]:
+        if not requests:
+            return {}
+        # The last level is the LLM's own token: a tree deeper than the rest would be dropped.
+        contexts = [Context(r.id, r.tokens, r.num_remaining - 1) for r in requests]
+        drafts = [speculator.draft(contexts) for speculator in self._speculators]
+        if not drafts:
+            return {r.id: TokenTree(r.output[-1]) for r in requests}
+        return {
+            r.id: merge(trees) for r, trees in zip(requests, zip(*drafts, strict=True), strict=True)
+        }
+
+    def _prefill(self, num_rows: int) -> list[Work]:
+        """Chunks of prompts, first come first served, in the rows that are left."""
+        works = []
+        limits = self._llm.model.limits
+        for request in self._running:
+            room = min(limits.rows - num_rows, limits.nodes)
+            if not request.output and room > 0:
+                pending = self._pending(request)
+                chunk = pending[:room]
+                is_last = len(chunk) == len(pending)
+                works.append(Work(request=request.id, chain=chunk, chain_logits=is_last))
+                num_rows += len(chunk)
+                self.stats.num_prompt_tokens += len(chunk)
+        return works
+
+    def _forward(self, works: Sequence[Work]) -> list[int]:
+        runtime = self._llm.model.runtime
+        logits = self._llm.step(works)
+        self.stats.num_passes += 1
+        part = self._predicted.rows(0, logits.space.shape[0])
+        if part.space.is_empty:
+            return []
+        runtime.launch(argmax, logits=logits, tokens=part)
+        predicted: list[int] = runtime.read(part).tolist()
+        return predicted
+
+    def _accept(
+        self, works: Sequence[Work], trees: dict[int, TokenTree], predicted: Sequence[int]
+    ) -> list[Event]:
+        events, row = [], 0
+        requests = {request.id: request for request in self._running}
+        for work in works:
+            request, tree = requests[work.request], trees.get(work.request)
+            if not work.chain_logits:
+                events.append(Event(request, []))
+            elif tree is None:
+                events.append(Event(request, request.take(predicted[row : row + 1])))
+                row += 1
+            else:
+                accepted = verify_greedy(tree, predicted[row : row + len(tree)])
+                events.append(_verified(request, tree, accepted))
+                self.stats.verified(tree, events[-1].accepted, len(events[-1].tokens))
+                row += len(tree)
+        self.stats.num_tokens += sum(len(event.tokens) for event in events)
+        with self.stats.time("commit"):
+            self._commit([event for event in events if event.tree is not None])
+        self._running = [request for request in self._running if request.finish_reason is None]
+        for event in events:
+            if event.request.finish_reason is not None:
+                for holder in self._holders:
+                    holder.release(event.request.id)
+        return events
+
+    def _commit(self, events: Sequence[Event]) -> None:
+        """Keep the K/V of accepted nodes; a request that has ended needs none."""
+        going_on = [event for event in events if event.request.finish_reason is None]
+        self._llm.commit([(e.request.id, [node - 1 for node in e.accepted]) for e in going_on])
+        for speculator in self._speculators:
+            speculator.accept({event.request.id: event.tokens for event in going_on})
+
+
+def _verification(request: Request, chain: Sequence[int], tree: TokenTree) -> Work:
+    return Work(
+        request=request.id,
+        chain=chain,
+        tokens=tree.tokens[1:],
+        parents=[parent - 1 for parent in tree.parents[1:]],
+    )
+
+
+def _verified(request: Request, tree: TokenTree, accepted: Accepted) -> Event:
+    """Take what was accepted; what lies past the end of the text is dropped."""
+    kept = request.take(accepted.tokens)
+    return Event(request, kept, tree, accepted.nodes[: len(kept)])

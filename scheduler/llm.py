@@ -1,0 +1,298 @@
+"""The Python front door: ``LLM(...)``, ``compile(...)``, ``generate(...)``.
+
+The shape of the interface is that of the original system's Python API (FlexFlow Serve): an LLM is
+made, compiled with its SSMs, and asked for text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from specinfer.models.batch import BatchLimits
+from specinfer.models.checkpoint import Checkpoint, open_checkpoint
+from specinfer.models.compiler import Program, compile_graph
+from specinfer.models.definition import Definition, definition_for, load_definition
+from specinfer.models.fetch import fetch, home_from_environment, locate
+from specinfer.models.model import Model, weight_regions
+from specinfer.models.progress import Progress, silent
+from specinfer.models.weights import load_weights
+from specinfer.runtime.context import Runtime
+from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.executor.serial import SerialExecutor
+from specinfer.runtime.executor.threads import ThreadedExecutor
+from specinfer.runtime.region import Region
+from specinfer.scheduler.config import (
+    DEFAULT_MODEL,
+    SSM,
+    BatchConfig,
+    Draft,
+    GenerationConfig,
+    NGram,
+    PrefixSSM,
+)
+from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.engine import Engine, Event
+from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
+from specinfer.scheduler.stats import Stats
+
+DEFAULT_LENGTH = 2048
+"""Longest request, unless asked for more."""
+
+Chat = Sequence[Mapping[str, str]]
+Prompt = str | Chat | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A text that was written.
+
+    Attributes:
+        output_text: without the prompt and without special tokens.
+        output_tokens: token ids, the end-of-text token among them if it was met.
+        finish_reason: ``eos`` or ``length``.
+        prompt_tokens: token ids of the prompt.
+    """
+
+    output_text: str
+    output_tokens: list[int]
+    finish_reason: str
+    prompt_tokens: list[int]
+
+
+class LLM:
+    """A large language model whose text is written, speculatively or not.
+
+    Args:
+        model: a name of the catalogue, an ``owner/name`` of the hub, or a path; fetched if needed.
+        definition: path of a YAML model definition; by default the checkpoint's type decides.
+        dtype: ``float32`` or ``bfloat16``.
+        home: folder of the model cache; by default the environment decides.
+        progress: told while weights are fetched and read.
+
+    Raises:
+        SpecInferError: the model cannot be fetched or read, or there is no definition for it.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        definition: str | Path | None = None,
+        dtype: str = "float32",
+        home: Path | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self._home = home or home_from_environment()
+        self._progress = progress
+        self._dtype = getattr(torch, dtype)
+        self._checkpoint = self._open(str(model))
+        self._definition = (
+            load_definition(definition) if definition else definition_for(self._checkpoint.config)
+        )
+        self.tokenizer = self._checkpoint.tokenizer()
+        self._generation = GenerationConfig()
+        self._engine: Engine | None = None
+        self._num_requests = 0
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a text that the model was made for."""
+        return int(self._checkpoint.config["max_position_embeddings"])
+
+    @property
+    def stats(self) -> Stats:
+        """Counts and times since :meth:`compile`."""
+        return self._compiled.stats
+
+    def compile(
+        self,
+        generation_config: GenerationConfig | None = None,
+        *,
+        ssms: Sequence[Draft] = (),
+        batch: BatchConfig | None = None,
+        executor: str = "serial",
+    ) -> None:
+        """Read the weights and make an engine of this LLM and its speculators.
+
+        Args:
+            generation_config: how texts are written.
+            ssms: speculators, whose trees are merged; none for incremental decoding.
+            batch: how much is done at once.
+            executor: ``serial`` or ``threads``.
+
+        Raises:
+            SpecInferError: weights that do not fit, or an SSM that cannot speculate for this LLM.
+        """
+        batch = batch or BatchConfig()
+        self._generation = generation_config or GenerationConfig()
+        length = batch.max_length or min(self.max_length, DEFAULT_LENGTH)
+        if length > self.max_length:
+            raise ConfigError(
+                f"batch.max_length is {length}, but the model was made for {self.max_length}"
+            )
+        torch.set_grad_enabled(False)
+        build = _Builder(_runtime(executor), batch, length, self._dtype, self._progress)
+        program = compile_graph(self._definition.build(self._checkpoint.config))
+        weights = build.weights(self._checkpoint, program)
+        speculators: list[Speculator] = []
+        for draft in ssms:
+            match draft:
+                case NGram():
+                    speculators.append(NGramSpeculator(draft.ngram, draft.min_match))
+                case PrefixSSM():
+                    prefix = self._prefix(draft.prefix_layers, program.num_layers)
+                    speculators.append(build.ssm(draft.name, prefix, weights, draft.expansion))
+                case SSM():
+                    checkpoint, ssm = self._ssm(draft.model, program)
+                    ssm_weights = build.weights(checkpoint, ssm)
+                    speculators.append(build.ssm(draft.name, ssm, ssm_weights, draft.expansion))
+        nodes = sum(speculator.max_nodes for speculator in speculators)
+        self._engine = Engine(build.decoder(program, weights, nodes), speculators)
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, max_new_tokens: int | None = None
+    ) -> GenerationResult | list[GenerationResult]:
+        """Write the text behind a prompt, or behind each of several, all at once.
+
+        Args:
+            prompts: a text, a chat (messages with ``role`` and ``content``) or token ids, or a list
+                of these.
+            max_new_tokens: most tokens to write; by default what :meth:`compile` was told.
+
+        Returns:
+            One result, or a list of them in the order of ``prompts``.
+        """
+        one = _is_one(prompts)
+        requests = self.submit([prompts] if one else prompts, max_new_tokens=max_new_tokens)  # type: ignore[list-item, arg-type]
+        for _ in self._compiled.run():
+            pass
+        results = [self.result(request) for request in requests]
+        return results[0] if one else results
+
+    def submit(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int | None = None
+    ) -> list[Request]:
+        """Queue prompts; :meth:`run` then serves them.
+
+        Raises:
+            RequestError: a prompt that cannot be served; then none of them is queued.
+        """
+        most = self._generation.max_new_tokens if max_new_tokens is None else max_new_tokens
+        eos = frozenset[int]() if self._generation.ignore_eos else self.tokenizer.eos_ids
+        requests = [
+            Request(id=n, prompt=self.encode(p), max_new_tokens=most, eos_ids=eos)
+            for n, p in enumerate(prompts, start=self._num_requests)
+        ]
+        for request in requests:
+            self._compiled.check(request)
+        for request in requests:
+            self._compiled.submit(request)
+        self._num_requests += len(requests)
+        return requests
+
+    def run(self) -> Iterator[Event]:
+        """Serve what was submitted, yielding each iteration's progress on each request."""
+        return self._compiled.run()
+
+    def result(self, request: Request) -> GenerationResult:
+        """What a finished request wrote."""
+        text = self.tokenizer.decode(request.output)
+        return GenerationResult(
+            text, request.output, request.finish_reason or "", list(request.prompt)
+        )
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a text, of a chat in the model's template, or as given."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if prompt and isinstance(prompt[0], Mapping):
+            return self.tokenizer.encode(self.tokenizer.chat(prompt))  # type: ignore[arg-type]
+        return list(prompt)  # type: ignore[arg-type]
+
+    @property
+    def _compiled(self) -> Engine:
+        if self._engine is None:
+            raise RequestError("this LLM is not compiled: call compile() first")
+        return self._engine
+
+    def _open(self, model: str) -> Checkpoint:
+        path = locate(model, self._home) or fetch(model, self._home, progress=self._progress)
+        return open_checkpoint(path)
+
+    def _prefix(self, layers: int, num_layers: int) -> Program:
+        if layers > num_layers:
+            raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
+        return compile_graph(self._definition.build(self._checkpoint.config, layers=layers))
+
+    def _ssm(self, model: str, llm: Program) -> tuple[Checkpoint, Program]:
+        checkpoint = self._open(model)
+        tokenizer = checkpoint.tokenizer()
+        if tokenizer.vocabulary_digest != self.tokenizer.vocabulary_digest:
+            raise ConfigError(
+                f"SSM {model}: its vocabulary of {tokenizer.vocab_size} tokens differs from the "
+                f"LLM's of {self.tokenizer.vocab_size}; expected the same tokens in the same order"
+            )
+        definition: Definition = definition_for(checkpoint.config)
+        return checkpoint, compile_graph(definition.build(checkpoint.config))
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder:
+    """Makes the decoders of one engine."""
+
+    runtime: Runtime
+    batch: BatchConfig
+    length: int
+    dtype: torch.dtype
+    progress: Progress
+
+    def weights(self, checkpoint: Checkpoint, program: Program) -> dict[str, Region]:
+        weights = load_weights(checkpoint, program.weights, self.dtype, self.progress)
+        return weight_regions(self.runtime, weights)
+
+    def decoder(self, program: Program, weights: Mapping[str, Region], nodes: int) -> Decoder:
+        """A decoder for trees of at most ``nodes`` nodes, the root not counted."""
+        requests = self.batch.max_requests
+        rows = max(self.batch.max_rows, requests * (1 + nodes))
+        limits = BatchLimits(
+            rows=rows,
+            requests=requests,
+            context=self.length,
+            nodes=max(self.batch.max_rows, 1 + nodes),
+            logit_rows=requests * (1 + nodes),
+        )
+        slots = KVSlots(requests, requests * self.length, max(1, nodes))
+        model = Model(self.runtime, program, weights, limits, slots.num_slots, self.dtype)
+        return Decoder(model, slots)
+
+    def ssm(
+        self,
+        name: str,
+        program: Program,
+        weights: Mapping[str, Region],
+        expansion: Sequence[int],
+    ) -> SSMSpeculator:
+        return SSMSpeculator(
+            name, self.decoder(program, weights, sum(level_sizes(expansion))), expansion
+        )
+
+
+def _runtime(executor: str) -> Runtime:
+    if executor == "threads":
+        # The workers share the cores: each task gets one of them.
+        workers = torch.get_num_threads()
+        return Runtime(ThreadedExecutor(workers, lambda: torch.set_num_threads(1)))
+    return Runtime(SerialExecutor())
+
+
+def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:
+    return isinstance(prompts, str) or bool(prompts and isinstance(prompts[0], (int, Mapping)))

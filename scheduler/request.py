@@ -1,0 +1,56 @@
+"""A request: its prompt, its output so far, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One text to write.
+
+    Attributes:
+        id: its number, unique in an engine.
+        prompt: token ids, at least one.
+        max_new_tokens: most tokens to write, at least 1.
+        eos_ids: tokens that end the text; the one met is the last of the output.
+        output: tokens written so far.
+        finish_reason: ``eos`` or ``length`` once the request has ended.
+    """
+
+    id: int
+    prompt: Sequence[int]
+    max_new_tokens: int
+    eos_ids: frozenset[int] = frozenset()
+    output: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and output."""
+        return [*self.prompt, *self.output]
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens that may still be written."""
+        return self.max_new_tokens - len(self.output)
+
+    def take(self, tokens: Sequence[int]) -> list[int]:
+        """Append accepted tokens up to the end of the text; return those that were kept.
+
+        >>> request = Request(id=0, prompt=[1], max_new_tokens=4, eos_ids=frozenset({9}))
+        >>> request.take([5, 9, 7]), request.finish_reason
+        ([5, 9], 'eos')
+        """
+        kept = []
+        for token in tokens:
+            kept.append(token)
+            self.output.append(token)
+            if token in self.eos_ids:
+                self.finish_reason = "eos"
+            elif self.num_remaining == 0:
+                self.finish_reason = "length"
+            if self.finish_reason:
+                break
+        return kept

@@ -1,0 +1,59 @@
+"""Speculators guess a token tree for each request; the LLM then verifies them all in one pass.
+
+A new one is a class with the methods of :class:`Speculator`, and passes the conformance test in
+``tests/unit/scheduler/test_speculators.py``. It can be wrong, never unsafe: what the LLM does not
+agree with is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from specinfer.scheduler.token_tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a speculator sees of a request.
+
+    Attributes:
+        request: its number.
+        tokens: prompt and output so far; the last one is the root of the tree to draw.
+        max_depth: levels of the tree that the request still has room for, at least 0.
+    """
+
+    request: int
+    tokens: Sequence[int]
+    max_depth: int
+
+
+class Speculator(Protocol):
+    """Guesses continuations."""
+
+    @property
+    def name(self) -> str:
+        """For people and statistics."""
+        ...
+
+    @property
+    def max_nodes(self) -> int:
+        """Most nodes of a tree, the root not counted."""
+        ...
+
+    def admit(self, request: int, tokens: int) -> bool:
+        """Make room for a request of at most ``tokens`` tokens, if there is room now."""
+        ...
+
+    def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
+        """A tree for each request, rooted at its last token, no deeper than it allows."""
+        ...
+
+    def accept(self, tokens: Mapping[int, Sequence[int]]) -> None:
+        """Learn which tokens follow the last tree's root, by request."""
+        ...
+
+    def release(self, request: int) -> None:
+        """Forget a request."""
+        ...

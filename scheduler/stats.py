@@ -1,0 +1,99 @@
+"""What an engine counts and times while it runs; it changes nothing of what is computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from specinfer.scheduler.token_tree import TokenTree
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counts over all requests of an engine.
+
+    Attributes:
+        speculators: their names, by drafter number.
+        num_prompt_tokens: tokens of prompts that were computed.
+        num_tokens: tokens written.
+        num_steps: verification steps: one for each request and LLM pass behind its prefill.
+        num_step_tokens: tokens these steps yielded; over ``num_steps`` it is the tokens per step.
+        num_passes: forward passes of the LLM.
+        num_nodes: speculated nodes that were verified.
+        offered: by depth: how often the path got to a node above that had children.
+        accepted: by depth: how often one of them was right.
+        proposed_by: by drafter: nodes it proposed.
+        accepted_by: by drafter: accepted nodes that it had proposed.
+        seconds: time by phase (``draft``, ``verify``, ``commit``).
+    """
+
+    speculators: tuple[str, ...] = ()
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    num_steps: int = 0
+    num_step_tokens: int = 0
+    num_passes: int = 0
+    num_nodes: int = 0
+    offered: Counter[int] = field(default_factory=Counter)
+    accepted: Counter[int] = field(default_factory=Counter)
+    proposed_by: Counter[int] = field(default_factory=Counter)
+    accepted_by: Counter[int] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens a verification step yields, pooled over requests; 0 before the first."""
+        return self.num_step_tokens / self.num_steps if self.num_steps else 0.0
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        """Add the time of a block to ``seconds[phase]``."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + perf_counter() - start
+
+    def verified(self, tree: TokenTree, nodes: Sequence[int], num_kept: int) -> None:
+        """Count a verification.
+
+        Args:
+            tree: what was verified.
+            nodes: the accepted path, without the root.
+            num_kept: tokens that the request used of it, the LLM's own among them.
+        """
+        self.num_steps += 1
+        self.num_step_tokens += num_kept
+        self.num_nodes += len(tree) - 1
+        for depth, node in enumerate([0, *nodes], start=1):
+            if tree.children(node):
+                self.offered[depth] += 1
+        self.accepted.update(range(1, len(nodes) + 1))
+        for proposals in tree.proposals:
+            self.proposed_by.update({proposal.drafter for proposal in proposals})
+        for node in nodes:
+            self.accepted_by.update({proposal.drafter for proposal in tree.proposals[node]})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "prompt_tokens": self.num_prompt_tokens,
+            "tokens": self.num_tokens,
+            "steps": self.num_steps,
+            "tokens_per_step": self.tokens_per_step,
+            "llm_passes": self.num_passes,
+            "nodes": self.num_nodes,
+            "acceptance_by_depth": [
+                {"depth": d, "offered": n, "accepted": self.accepted[d]}
+                for d, n in sorted(self.offered.items())
+            ],
+            "acceptance_by_speculator": [
+                {"speculator": s, "proposed": self.proposed_by[i], "accepted": self.accepted_by[i]}
+                for i, s in enumerate(self.speculators)
+            ],
+            "seconds": dict(self.seconds),
+        }

@@ -1,0 +1,143 @@
+"""Token trees: what speculators guess, stored flat with parents before children.
+
+Node 0 is the root: the last token that is known to be right. A tree of only the root speculates
+nothing. Trees of several speculators are merged by token path (Miao et al., SpecInfer, ASPLOS 2024,
+definition 3.2): the merged tree holds every path of every tree, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specinfer.scheduler.errors import TreeError
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """That a drafter proposed a node.
+
+    Attributes:
+        drafter: number of the speculator.
+        order: the how-manieth of its proposals at this parent it was.
+    """
+
+    drafter: int
+    order: int
+
+
+@dataclass(slots=True)
+class TokenTree:
+    """A tree of speculated tokens that grows by :meth:`add`.
+
+    Attributes:
+        tokens: token of each node.
+        parents: parent of each node, before the node itself; -1 for the root.
+        depths: distance of each node from the root.
+        log_probs: the drafter's natural log-probability of the path to each node; 0 where unknown.
+        proposals: who proposed each node, in the order they did; filled by :func:`merge`.
+
+    >>> tree = TokenTree(5)
+    >>> left = tree.add(0, 7)
+    >>> tree.add(left, 8), tree.add(0, 7), tree.path(2)
+    (2, 1, [5, 7, 8])
+    """
+
+    root: int
+    tokens: list[int] = field(init=False)
+    parents: list[int] = field(init=False)
+    depths: list[int] = field(init=False)
+    log_probs: list[float] = field(init=False)
+    proposals: list[list[Proposal]] = field(init=False)
+    _children: list[dict[int, int]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.tokens, self.parents, self.depths = [self.root], [-1], [0]
+        self.log_probs, self.proposals, self._children = [0.0], [[]], [{}]
+
+    def __len__(self) -> int:
+        """Nodes, the root among them."""
+        return len(self.tokens)
+
+    def add(
+        self, parent: int, token: int, log_prob: float = 0.0, proposals: Iterable[Proposal] = ()
+    ) -> int:
+        """Add a child, or join the one that is there already; return its node.
+
+        Raises:
+            TreeError: there is no such parent.
+        """
+        if not 0 <= parent < len(self):
+            raise TreeError(f"parent {parent} of token {token}: expected a node below {len(self)}")
+        node = self._children[parent].get(token)
+        if node is None:
+            node = len(self)
+            self._children[parent][token] = node
+            self.tokens.append(token)
+            self.parents.append(parent)
+            self.depths.append(self.depths[parent] + 1)
+            self.log_probs.append(log_prob)
+            self.proposals.append([])
+            self._children.append({})
+        self.proposals[node] += proposals
+        return node
+
+    def child(self, node: int, token: int) -> int | None:
+        """The child of ``node`` with this token, if there is one."""
+        return self._children[node].get(token)
+
+    def children(self, node: int) -> list[int]:
+        """The children of ``node``, in the order they were added."""
+        return list(self._children[node].values())
+
+    def path(self, node: int) -> list[int]:
+        """The tokens from the root to ``node``."""
+        tokens = []
+        while node >= 0:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
+    def follow(self, tokens: Iterable[int]) -> list[int]:
+        """The nodes met by walking from the root along ``tokens``, as far as the tree goes."""
+        nodes: list[int] = []
+        for token in tokens:
+            node = self.child(nodes[-1] if nodes else 0, token)
+            if node is None:
+                break
+            nodes.append(node)
+        return nodes
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(nodes, nodes) bool: whether row's node sees column's: itself and what lies above it."""
+        mask = np.eye(len(self), dtype=np.bool_)
+        for node, parent in enumerate(self.parents[1:], start=1):
+            mask[node] |= mask[parent]
+        return mask
+
+
+def merge(trees: Sequence[TokenTree]) -> TokenTree:
+    """The tree of every path of every tree; tree i is what drafter i proposed.
+
+    Every node keeps all of its proposals; its log-probability is the first proposer's.
+
+    Raises:
+        TreeError: no tree, or trees with different roots.
+    """
+    if len({tree.root for tree in trees}) != 1:
+        raise TreeError(f"roots {[tree.root for tree in trees]}: expected trees with one root")
+    merged = TokenTree(trees[0].root)
+    for drafter, tree in enumerate(trees):
+        node_of, num_children = [0], [0] * len(tree)
+        for node in range(1, len(tree)):
+            parent = tree.parents[node]
+            proposal = Proposal(drafter, num_children[parent])
+            num_children[parent] += 1
+            node_of.append(
+                merged.add(node_of[parent], tree.tokens[node], tree.log_probs[node], [proposal])
+            )
+    return merged
