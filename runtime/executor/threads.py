@@ -26,7 +26,7 @@ class ThreadedExecutor:
         self._launches: dict[LaunchId, Launch] = {}
         self._runnable: deque[LaunchId] = deque()
         self._unreported: list[LaunchId] = []
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._closed = False
         self._changed = threading.Condition()
         self._threads = [
@@ -42,7 +42,8 @@ class ThreadedExecutor:
     ) -> Sequence[LaunchId]:
         """Queue the launch behind its dependences."""
         with self._changed:
-            self._launches[id] = launch
+            if self._error is None:
+                self._launches[id] = launch
             self._runnable += self._ready.submitted(id, waits_for)
             self._changed.notify_all()
             finished, self._unreported = self._unreported, []
@@ -51,13 +52,13 @@ class ThreadedExecutor:
     def wait(self, ids: Collection[LaunchId] | None) -> None:
         """Return when these launches (default all) have finished; raise what a task raised."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._ready.unfinished(ids))
+            self._changed.wait_for(lambda: self._closed or not self._ready.unfinished(ids))
             error, self._error = self._error, None
         if error is not None:
             raise error
 
     def close(self) -> None:
-        """Let the workers finish what runs, then stop them."""
+        """Let the workers finish what runs, then stop them; the rest is dropped."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -72,19 +73,21 @@ class ThreadedExecutor:
                 if self._closed:
                     return
                 id = self._runnable.popleft()
-                launch, dropped = self._launches.pop(id), self._error is not None
-            error = None if dropped else _run(id, launch)
+                launch = self._launches.pop(id, None)
+            error = None if launch is None else _run(id, launch)
             with self._changed:
-                self._error = self._error or error
+                if error is not None:
+                    self._error = self._error or error
+                    self._launches.clear()  # what is not there when its turn comes is dropped
                 self._unreported.append(id)
                 self._runnable += self._ready.finished(id)
                 self._changed.notify_all()
 
 
-def _run(id: LaunchId, launch: Launch) -> Exception | None:
+def _run(id: LaunchId, launch: Launch) -> BaseException | None:
     try:
         launch.run()
-    except Exception as error:
+    except BaseException as error:  # a worker that died would leave the program waiting
         error.add_note(f"raised by launch {id}: {launch}")
         return error
     return None
