@@ -1,8 +1,8 @@
 """Checkpoints in GGUF, llama.cpp's file format, read through llama.cpp's own library.
 
-Decided here: how GGUF's keys and names become Hugging Face's, which architectures are read, and
-that quantised tensors are dequantised in blocks that fit the cache. Which blocks mean which numbers
-is left to ``gguf.quants``.
+Decided here: which architectures are read, how GGUF's tensor names become Hugging Face's, and that
+quantised tensors are dequantised in blocks that fit the cache. Which blocks mean which numbers is
+left to ``gguf.quants``; configuration and tokenizer, to their own modules.
 """
 
 from __future__ import annotations
@@ -17,21 +17,13 @@ import torch
 from gguf import quants
 
 from specinfer.models.errors import CheckpointError
-from specinfer.models.gguf_reader import metadata, read_gguf
+from specinfer.models.gguf_config import config_from_gguf
+from specinfer.models.gguf_reader import read_gguf
 from specinfer.models.gguf_tokenizer import tokenizer_from_gguf
 from specinfer.models.tokenizer import Tokenizer
 
 # Architecture -> whether its files hold the rows of q and k in llama.cpp's rotary order.
 _ROTARY_ROWS_PERMUTED = {"llama": True, "qwen2": False, "qwen3": False}
-
-_CONFIG_KEYS = {
-    "context_length": "max_position_embeddings",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "embedding_length": "hidden_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-}
 
 # Hugging Face's modules; the library's table knows what GGUF calls each in an architecture.
 _MODULES = ("model.embed_tokens", "model.norm", "lm_head")
@@ -57,17 +49,16 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        reader = read_gguf(path)
-        self._metadata = metadata(reader)
+        file = read_gguf(path)
+        self._metadata = file.metadata
         arch = self._metadata.get("general.architecture")
         if arch not in _ROTARY_ROWS_PERMUTED:
             known = ", ".join(sorted(_ROTARY_ROWS_PERMUTED))
             raise CheckpointError(f"{path}: expected an architecture of {known}, found {arch!r}")
-        stored = {tensor.name: tensor for tensor in reader.tensors}
-        self._config = _config(path, arch, self._metadata, stored)
+        self._config = config_from_gguf(file.metadata, file.tensors, path)
         names = _hugging_face_names(arch, self._config["num_hidden_layers"])
         # A tensor without a name there keeps GGUF's: whoever loads the model will refuse it.
-        self._tensors = {names.get(name, name): tensor for name, tensor in stored.items()}
+        self._tensors = {names.get(name, name): tensor for name, tensor in file.tensors.items()}
         self._permuted = _ROTARY_ROWS_PERMUTED[arch]
 
     @property
@@ -91,11 +82,17 @@ class GgufCheckpoint:
     def tensor(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """One tensor, dequantised and cast; see :class:`specinfer.models.checkpoint.Checkpoint`."""
         stored = self._stored(name)
-        weight = _dequantise(stored, dtype).reshape(self.shape(name))
-        if self._permuted and ".self_attn.q_proj." in name:
-            weight = _unpermute(weight, self._config["num_attention_heads"])
-        elif self._permuted and ".self_attn.k_proj." in name:
-            weight = _unpermute(weight, self._config["num_key_value_heads"])
+        try:
+            weight = _dequantise(stored, dtype).reshape(self.shape(name))
+            if self._permuted and ".self_attn.q_proj." in name:
+                weight = _unpermute(weight, self._config["num_attention_heads"])
+            elif self._permuted and ".self_attn.k_proj." in name:
+                weight = _unpermute(weight, self._config["num_key_value_heads"])
+        except (NotImplementedError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self._path}: {name}: cannot be read from {stored.tensor_type.name} of shape"
+                f" {self.shape(name)}: {error}"
+            ) from error
         return weight
 
     def tokenizer(self) -> Tokenizer:
@@ -106,33 +103,6 @@ class GgufCheckpoint:
         if name not in self._tensors:
             raise CheckpointError(f"{self._path}: there is no tensor {name}")
         return self._tensors[name]
-
-
-def _config(
-    path: Path, arch: str, stored: Mapping[str, Any], tensors: Mapping[str, Any]
-) -> dict[str, Any]:
-    missing = [f"{arch}.{key}" for key in _CONFIG_KEYS if f"{arch}.{key}" not in stored]
-    missing += [name for name in ("token_embd.weight",) if name not in tensors]
-    if missing:
-        raise CheckpointError(f"{path}: expected {', '.join(missing)}, found none")
-    config: dict[str, Any] = {"model_type": arch, "hidden_act": "silu"}
-    config |= {ours: stored[f"{arch}.{key}"] for key, ours in _CONFIG_KEYS.items()}
-    heads = config["num_attention_heads"]
-    config |= {
-        "num_key_value_heads": stored.get(f"{arch}.attention.head_count_kv", heads),
-        "head_dim": stored.get(f"{arch}.attention.key_length", config["hidden_size"] // heads),
-        "rope_theta": stored.get(f"{arch}.rope.freq_base", 10000.0),
-        "vocab_size": int(tensors["token_embd.weight"].shape[1]),
-        "tie_word_embeddings": "output.weight" not in tensors,
-        "attention_bias": "blk.0.attn_q.bias" in tensors,
-    }
-    scaling = stored.get(f"{arch}.rope.scaling.type", "none")
-    if scaling != "none":
-        factor = stored.get(f"{arch}.rope.scaling.factor")
-        config["rope_scaling"] = {"rope_type": scaling, "factor": factor}
-    if (window := stored.get(f"{arch}.attention.sliding_window")) is not None:
-        config["sliding_window"] = window
-    return config
 
 
 def _hugging_face_names(arch: str, num_layers: int) -> dict[str, str]:

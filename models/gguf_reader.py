@@ -9,7 +9,8 @@ their ends are compared with the size of the file. What the metadata mean is lef
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,20 @@ class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # gguf is not followed by
         super()._build_tensors(start_offs, fields)
 
 
-def read_gguf(path: Path) -> gguf.GGUFReader:
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A mapped file.
+
+    Attributes:
+        metadata: keys and values: numbers, strings, booleans and lists of them.
+        tensors: GGUF name -> what ``gguf.ReaderTensor`` tells, its data a view of the file.
+    """
+
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Any]
+
+
+def read_gguf(path: Path) -> GgufFile:
     """Map a GGUF file.
 
     Raises:
@@ -81,7 +95,11 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
     """
     try:
         with np.errstate(all="raise"):
-            return _Reader(path)
+            reader = _Reader(path)
+            return GgufFile(
+                metadata={key: field.contents() for key, field in reader.fields.items()},
+                tensors={tensor.name: tensor for tensor in reader.tensors},
+            )
     except _DAMAGE as error:
         try:
             found = f"{path.stat().st_size} bytes"
@@ -91,8 +109,3 @@ def read_gguf(path: Path) -> gguf.GGUFReader:
             f"{path}: expected a complete GGUF file, found {found} that cannot be read as one:"
             f" {error}"
         ) from error
-
-
-def metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
-    """All metadata as Python values: numbers, strings, booleans and lists of them."""
-    return {key: field.contents() for key, field in reader.fields.items()}

@@ -53,27 +53,37 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], path: Path) -> Tokenizer:
         )
     tokens: list[str] = key("tokens")
     types: list[int] = key("token_type")
-    backend = _backend(tokens, types, key("merges"), pre)
-    template_tokens = {
-        f"{role}_token": tokens[index]
-        for role in ("bos", "eos")
-        if (index := metadata.get(f"tokenizer.ggml.{role}_token_id")) is not None
-    }
-    if metadata.get("tokenizer.ggml.add_bos_token", False):
-        bos = template_tokens["bos_token"]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, key("bos_token_id"))]
-        )
-    ends = {tokens.index(token) for token in _END_TOKENS if token in tokens}
-    eos = {key("eos_token_id")} | {
-        index for index in ends if types[index] == gguf.TokenType.CONTROL
-    }
+    try:
+        backend = _backend(tokens, types, key("merges"), pre)
+        eos = _end_ids(tokens, types) | {key("eos_token_id")}
+        names = {
+            f"{role}_token": tokens[index]
+            for role in ("bos", "eos")
+            if (index := metadata.get(f"tokenizer.ggml.{role}_token_id")) is not None
+        }
+        if metadata.get("tokenizer.ggml.add_bos_token", False):
+            bos = names["bos_token"]
+            backend.post_processor = processors.TemplateProcessing(
+                single=f"{bos} $A", special_tokens=[(bos, key("bos_token_id"))]
+            )
+    except CheckpointError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(f"{path}: expected a vocabulary with merges: {error!r}") from error
     return Tokenizer(
         backend,
         eos_ids=eos,
         chat_template=metadata.get("tokenizer.chat_template"),
-        template_tokens=template_tokens,
+        template_tokens=names,
     )
+
+
+def _end_ids(tokens: list[str], types: list[int]) -> set[int]:
+    return {
+        index
+        for index, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind == gguf.TokenType.CONTROL and token in _END_TOKENS
+    }
 
 
 def _backend(

@@ -82,7 +82,14 @@ def _list(catalogue: Catalogue, home: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(Column("name", no_wrap=True), "title", "licence", "size", "source", "cached")
+    table = Table(
+        Column("name", no_wrap=True),
+        Column("title", overflow="fold"),
+        "licence",
+        "size",
+        Column("source", overflow="fold"),
+        "cached",
+    )
     for row in rows:
         table.add_row(
             row["name"],
