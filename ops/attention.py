@@ -1,8 +1,8 @@
 """Tree attention: every row sees its request's committed prefix, its chain and its ancestors.
 
-One operator serves decoding (a tree of one node), prompt chunks (a chain), draft frontiers and
+One operator serves decoding (a tree of one node), prompt chunks (a chain), draft frontiers and the
 verification of trees (Miao et al., SpecInfer, ASPLOS 2024, section 4.2: the topology-aware causal
-mask). What a row may see is worked out once a step by :func:`plan_attention` and used by every layer.
+mask). What a row may see is worked out once a step by :func:`plan_attention`, for all layers.
 
 K/V lie in slots of a pool; ``kv`` of a layer has fields ``k`` and ``v`` of (1, slots, kv_heads,
 head_size). Keys are stored turned to their position, so an accepted token moves as it is.
