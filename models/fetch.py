@@ -59,7 +59,7 @@ def locate(name_or_path: str, home: Path) -> Path | None:
         FetchError: there is no such path, and it is no such name.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if name_or_path and (path.is_dir() or (path.is_file() and path.suffix == ".gguf")):
         return path
     target = _target(name_or_path, home, _entry(name_or_path))
     return target if target.exists() else None

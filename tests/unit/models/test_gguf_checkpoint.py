@@ -6,6 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType as KIND
 from gguf import quants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,8 +14,6 @@ from unit.models.checkpoint_files import gguf_name, weights, write_gguf
 
 from specinfer.models.checkpoint import open_checkpoint
 from specinfer.models.errors import CheckpointError
-
-KIND = gguf.GGMLQuantizationType
 
 
 @pytest.fixture(scope="module")
