@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -156,22 +157,26 @@ def test_refuses_wheels_without_the_member(tmp_path: Path) -> None:
 
 def _fetch_in_a_process(home: Path, start: Any, out: Any) -> None:
     shelf = Shelf()
-    start.wait()
+
+    def slowly(requirement: str, folder: Path, tick: Callable[[int], None]) -> Path:
+        time.sleep(0.05)  # long enough for the others to come along
+        return shelf(requirement, folder, tick)
+
     module: Any = fetch_module
     module.load_catalogue = lambda: Catalogue("mars", {"mars": MARS})
-    path = fetch("mars", home, download=shelf)
+    start.wait()
+    path = fetch("mars", home, download=slowly)
     out.put((path.read_bytes() == CONTENT, len(shelf.asked)))
 
 
 def test_fetches_at_once_wait_for_each_other(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    start, out = context.Event(), context.Queue()
+    start, out = context.Barrier(3), context.Queue()
     processes = [
         context.Process(target=_fetch_in_a_process, args=(tmp_path, start, out)) for _ in range(3)
     ]
     for process in processes:
         process.start()
-    start.set()
     found = sorted(out.get(timeout=120) for _ in processes)
     for process in processes:
         process.join(timeout=60)

@@ -75,11 +75,20 @@ def test_digest_tells_swapped_ids_apart() -> None:
     )
 
 
-def test_qwen2_splits_digits_and_composes_accents(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pre", ["qwen2", "smollm"])
+def test_digits_stay_single_though_a_merge_would_join_them(gguf_file: Path, pre: str) -> None:
+    metadata = dict(read_gguf(gguf_file).metadata)
+    for key, more in (("pre", pre), ("tokens", "12"), ("token_type", 1), ("merges", "1 2")):
+        stored = metadata[f"tokenizer.ggml.{key}"]
+        metadata[f"tokenizer.ggml.{key}"] = more if key == "pre" else [*stored, more]
+    tokenizer = tokenizer_from_gguf(metadata, gguf_file)
+    assert tokenizer.encode("12") == tokenizer.encode("1") + tokenizer.encode("2")
+
+
+def test_qwen2_composes_accents(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", weights("qwen2", 323), arch="qwen2", pre="qwen2")
     tokenizer = open_checkpoint(path).tokenizer()
     assert tokenizer.encode("e\u0301") == tokenizer.encode("\u00e9")
-    assert tokenizer.encode("12") == tokenizer.encode("1") + tokenizer.encode("2")
 
 
 @pytest.mark.parametrize(
