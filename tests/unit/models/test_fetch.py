@@ -173,11 +173,12 @@ def test_fetches_at_once_wait_for_each_other(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     start, out = context.Barrier(3), context.Queue()
     processes = [
-        context.Process(target=_fetch_in_a_process, args=(tmp_path, start, out)) for _ in range(3)
+        context.Process(target=_fetch_in_a_process, args=(tmp_path, start, out), daemon=True)
+        for _ in range(3)
     ]
     for process in processes:
         process.start()
-    found = sorted(out.get(timeout=120) for _ in processes)
+    found = sorted(out.get(timeout=30) for _ in processes)
     for process in processes:
         process.join(timeout=60)
     assert found == [(True, 0), (True, 0), (True, 3)]  # one downloads, the others find it done
