@@ -72,21 +72,7 @@ class Engine:
             RequestError: an empty prompt, no token to write, or a text longer than the model is
                 compiled for.
         """
-        limit, length = self._llm.model.limits.context, len(request.prompt)
-        if not length:
-            raise RequestError(
-                f"request {request.id}: the prompt has no tokens, expected 1 or more"
-            )
-        if request.max_new_tokens < 1:
-            raise RequestError(
-                f"request {request.id}: max_new_tokens is {request.max_new_tokens}, "
-                "expected at least 1"
-            )
-        if length + request.max_new_tokens > limit:
-            raise RequestError(
-                f"request {request.id}: {length} prompt tokens and {request.max_new_tokens} new "
-                f"ones, expected at most {limit} together"
-            )
+        request.check(self._llm.model.limits.context)
 
     def submit(self, request: Request) -> None:
         """Queue a request; it joins as soon as there is room.
@@ -110,7 +96,7 @@ class Engine:
             trees = self._draft(decoding)
         works = [_verification(r, self._pending(r), trees[r.id]) for r in decoding]
         works += self._prefill(sum(work.num_rows for work in works))
-        with self.stats.time("verify"):
+        with self.stats.time("verify" if decoding else "prefill"):
             predicted = self._forward(works)
         return self._accept(works, trees, predicted)
 

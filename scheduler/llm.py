@@ -15,7 +15,7 @@ import torch
 from specinfer.models.batch import BatchLimits
 from specinfer.models.checkpoint import Checkpoint, open_checkpoint
 from specinfer.models.compiler import Program, compile_graph
-from specinfer.models.definition import Definition, definition_for, load_definition
+from specinfer.models.definition import definition_for, load_definition
 from specinfer.models.fetch import fetch, home_from_environment, locate
 from specinfer.models.model import Model, weight_regions
 from specinfer.models.progress import Progress, silent
@@ -134,27 +134,21 @@ class LLM:
         """
         batch = batch or BatchConfig()
         self._generation = generation_config or GenerationConfig()
-        length = batch.max_length or min(self.max_length, DEFAULT_LENGTH)
-        if length > self.max_length:
-            raise ConfigError(
-                f"batch.max_length is {length}, but the model was made for {self.max_length}"
-            )
+        length = self._length(batch)
         torch.set_grad_enabled(False)
         build = _Builder(_runtime(executor), batch, length, self._dtype, self._progress)
         program = compile_graph(self._definition.build(self._checkpoint.config))
+        # An SSM that does not fit is refused before the slow reading of weights.
+        plans = [d if isinstance(d, NGram) else self._plan(d, program.num_layers) for d in ssms]
         weights = build.weights(self._checkpoint, program)
         speculators: list[Speculator] = []
-        for draft in ssms:
-            match draft:
-                case NGram():
-                    speculators.append(NGramSpeculator(draft.ngram, draft.min_match))
-                case PrefixSSM():
-                    prefix = self._prefix(draft.prefix_layers, program.num_layers)
-                    speculators.append(build.ssm(draft.name, prefix, weights, draft.expansion))
-                case SSM():
-                    checkpoint, ssm = self._ssm(draft.model, program)
-                    ssm_weights = build.weights(checkpoint, ssm)
-                    speculators.append(build.ssm(draft.name, ssm, ssm_weights, draft.expansion))
+        for plan in plans:
+            if isinstance(plan, NGram):
+                speculators.append(NGramSpeculator(plan.ngram, plan.min_match))
+            else:
+                shared = plan.checkpoint is self._checkpoint
+                own = weights if shared else build.weights(plan.checkpoint, plan.program)
+                speculators.append(build.ssm(plan, own))
         nodes = sum(speculator.max_nodes for speculator in speculators)
         self._engine = Engine(build.decoder(program, weights, nodes), speculators)
 
@@ -186,18 +180,29 @@ class LLM:
         Raises:
             RequestError: a prompt that cannot be served; then none of them is queued.
         """
-        most = self._generation.max_new_tokens if max_new_tokens is None else max_new_tokens
-        eos = frozenset[int]() if self._generation.ignore_eos else self.tokenizer.eos_ids
-        requests = [
-            Request(id=n, prompt=self.encode(p), max_new_tokens=most, eos_ids=eos)
-            for n, p in enumerate(prompts, start=self._num_requests)
-        ]
+        requests = self._requests(prompts, self._generation, max_new_tokens)
         for request in requests:
             self._compiled.check(request)
         for request in requests:
             self._compiled.submit(request)
         self._num_requests += len(requests)
         return requests
+
+    def check(
+        self,
+        prompts: Sequence[Prompt],
+        generation_config: GenerationConfig | None = None,
+        *,
+        batch: BatchConfig | None = None,
+    ) -> None:
+        """Refuse prompts that could not be served, before the slow :meth:`compile`.
+
+        Raises:
+            RequestError: a prompt that cannot be served.
+        """
+        length = self._length(batch or BatchConfig())
+        for request in self._requests(prompts, generation_config or GenerationConfig()):
+            request.check(length)
 
     def run(self) -> Iterator[Event]:
         """Serve what was submitted, yielding each iteration's progress on each request."""
@@ -228,21 +233,54 @@ class LLM:
         path = locate(model, self._home) or fetch(model, self._home, progress=self._progress)
         return open_checkpoint(path)
 
-    def _prefix(self, layers: int, num_layers: int) -> Program:
-        if layers > num_layers:
-            raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
-        return compile_graph(self._definition.build(self._checkpoint.config, layers=layers))
-
-    def _ssm(self, model: str, llm: Program) -> tuple[Checkpoint, Program]:
-        checkpoint = self._open(model)
-        tokenizer = checkpoint.tokenizer()
-        if tokenizer.vocabulary_digest != self.tokenizer.vocabulary_digest:
+    def _length(self, batch: BatchConfig) -> int:
+        length = batch.max_length or min(self.max_length, DEFAULT_LENGTH)
+        if length > self.max_length:
             raise ConfigError(
-                f"SSM {model}: its vocabulary of {tokenizer.vocab_size} tokens differs from the "
-                f"LLM's of {self.tokenizer.vocab_size}; expected the same tokens in the same order"
+                f"batch.max_length is {length}, but the model was made for {self.max_length}"
             )
-        definition: Definition = definition_for(checkpoint.config)
-        return checkpoint, compile_graph(definition.build(checkpoint.config))
+        return length
+
+    def _requests(
+        self,
+        prompts: Sequence[Prompt],
+        generation: GenerationConfig,
+        max_new_tokens: int | None = None,
+    ) -> list[Request]:
+        most = generation.max_new_tokens if max_new_tokens is None else max_new_tokens
+        eos = frozenset[int]() if generation.ignore_eos else self.tokenizer.eos_ids
+        return [
+            Request(id=n, prompt=self.encode(p), max_new_tokens=most, eos_ids=eos)
+            for n, p in enumerate(prompts, start=self._num_requests)
+        ]
+
+    def _plan(self, draft: SSM | PrefixSSM, num_layers: int) -> _Plan:
+        if isinstance(draft, PrefixSSM):
+            layers, checkpoint = draft.prefix_layers, self._checkpoint
+            if layers > num_layers:
+                raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
+            graph = self._definition.build(checkpoint.config, layers=layers)
+        else:
+            checkpoint = self._open(draft.model)
+            tokenizer = checkpoint.tokenizer()
+            if tokenizer.vocabulary_digest != self.tokenizer.vocabulary_digest:
+                raise ConfigError(
+                    f"SSM {draft.model}: its vocabulary of {tokenizer.vocab_size} tokens differs "
+                    f"from the LLM's of {self.tokenizer.vocab_size}; expected the same tokens in "
+                    "the same order"
+                )
+            graph = definition_for(checkpoint.config).build(checkpoint.config)
+        return _Plan(draft.name, checkpoint, compile_graph(graph), draft.expansion)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """An SSM that fits its LLM; its weights are not read yet."""
+
+    name: str
+    checkpoint: Checkpoint
+    program: Program
+    expansion: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,16 +312,9 @@ class _Builder:
         model = Model(self.runtime, program, weights, limits, slots.num_slots, self.dtype)
         return Decoder(model, slots)
 
-    def ssm(
-        self,
-        name: str,
-        program: Program,
-        weights: Mapping[str, Region],
-        expansion: Sequence[int],
-    ) -> SSMSpeculator:
-        return SSMSpeculator(
-            name, self.decoder(program, weights, sum(level_sizes(expansion))), expansion
-        )
+    def ssm(self, plan: _Plan, weights: Mapping[str, Region]) -> SSMSpeculator:
+        decoder = self.decoder(plan.program, weights, sum(level_sizes(plan.expansion)))
+        return SSMSpeculator(plan.name, decoder, plan.expansion)
 
 
 def _runtime(executor: str) -> Runtime:

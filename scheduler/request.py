@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from specinfer.scheduler.errors import RequestError
+
 
 @dataclass(slots=True, kw_only=True)
 class Request:
@@ -35,6 +37,28 @@ class Request:
     def num_remaining(self) -> int:
         """Tokens that may still be written."""
         return self.max_new_tokens - len(self.output)
+
+    def check(self, max_length: int) -> None:
+        """Refuse what can never be served.
+
+        Args:
+            max_length: most tokens of prompt and output together.
+
+        Raises:
+            RequestError: an empty prompt, no token to write, or too long a text.
+        """
+        length = len(self.prompt)
+        if not length:
+            raise RequestError(f"request {self.id}: the prompt has no tokens, expected 1 or more")
+        if self.max_new_tokens < 1:
+            raise RequestError(
+                f"request {self.id}: max_new_tokens is {self.max_new_tokens}, expected at least 1"
+            )
+        if length + self.max_new_tokens > max_length:
+            raise RequestError(
+                f"request {self.id}: {length} prompt tokens and {self.max_new_tokens} new ones, "
+                f"expected at most {max_length} together"
+            )
 
     def take(self, tokens: Sequence[int]) -> list[int]:
         """Append accepted tokens up to the end of the text; return those that were kept.

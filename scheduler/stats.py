@@ -28,7 +28,8 @@ class Stats:
         accepted: by depth: how often one of them was right.
         proposed_by: by drafter: nodes it proposed.
         accepted_by: by drafter: accepted nodes that it had proposed.
-        seconds: time by phase (``draft``, ``verify``, ``commit``).
+        seconds: time by phase: ``prefill`` (passes that verify nothing), ``draft``, ``verify`` and
+            ``commit``.
     """
 
     speculators: tuple[str, ...] = ()
@@ -48,6 +49,12 @@ class Stats:
     def tokens_per_step(self) -> float:
         """Tokens a verification step yields, pooled over requests; 0 before the first."""
         return self.num_step_tokens / self.num_steps if self.num_steps else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of verification steps over the time of drafting, verifying and committing."""
+        seconds = sum(self.seconds.get(phase, 0.0) for phase in ("draft", "verify", "commit"))
+        return self.num_step_tokens / seconds if seconds else 0.0
 
     @contextmanager
     def time(self, phase: str) -> Iterator[None]:
@@ -85,6 +92,7 @@ class Stats:
             "tokens": self.num_tokens,
             "steps": self.num_steps,
             "tokens_per_step": self.tokens_per_step,
+            "tokens_per_second": self.tokens_per_second,
             "llm_passes": self.num_passes,
             "nodes": self.num_nodes,
             "acceptance_by_depth": [
