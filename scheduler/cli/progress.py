@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -20,28 +21,35 @@ from rich.progress import Progress as RichProgress
 
 from specinfer.models.progress import Progress
 
+WIDE = 120
+"""Characters a line that there is room in for what is at hand; else only its bytes are shown."""
+
 
 @contextmanager
-def progress_bar(title: str, console: Console | None = None) -> Iterator[Progress]:
+def progress_bar(
+    title: str, console: Console | None = None, *, transient: bool = False
+) -> Iterator[Progress]:
     """Draw a bar as long as the block runs; the block gets the callback that moves it.
 
     Args:
         title: stands before the bar.
         console: where to draw; standard error by default.
+        transient: leave nothing behind.
 
     >>> with progress_bar("loading", Console(quiet=True)) as progress:
     ...     progress("model.norm.weight", 1, 2)
     """
-    columns = (
+    columns: tuple[ProgressColumn, ...] = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[what]}"),
     )
     console = console or Console(stderr=True)
-    with RichProgress(*columns, console=console) as bar:
+    if console.width >= WIDE:
+        columns += (TextColumn("[dim]{task.fields[what]}"),)
+    with RichProgress(*columns, console=console, transient=transient) as bar:
         task = bar.add_task(title, total=None, what="")
 
         def move(what: str, done_bytes: int, total_bytes: int) -> None:

@@ -1,0 +1,233 @@
+"""``specinfer generate``: write texts, speculatively, and show how the guessing went."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.style import Style
+
+from specinfer.models.fetch import home_from_environment
+from specinfer.scheduler.cli import options
+from specinfer.scheduler.cli.bring import bring
+from specinfer.scheduler.cli.progress import progress_bar
+from specinfer.scheduler.cli.prompts import read_prompts
+
+if TYPE_CHECKING:  # these import torch: only when the command runs
+    from specinfer.scheduler.cli.fetch import Subparsers
+    from specinfer.scheduler.config import ServingConfig
+    from specinfer.scheduler.llm import LLM, Prompt
+    from specinfer.scheduler.request import Request
+
+_EPILOG = """\
+examples:
+  specinfer generate "Why is the sky blue?"
+  specinfer generate --draft prefix:4 --draft ngram --stats "Count from 1 to 20."
+  specinfer generate --raw --show-tree 3 "def fibonacci(n):"
+  specinfer generate --file prompts.jsonl --json > answers.json
+  git diff | specinfer generate --max-new-tokens 64
+"""
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("tokens, {task.fields[gain]:.2f} per LLM pass"),
+    TimeElapsedColumn(),
+)
+_MAX_HEAD = 100
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand and its options."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="write the text behind a prompt, or behind many at once",
+        description="Write the text behind a prompt. Several prompts are served as one batch.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    group = parser.add_argument_group("prompts")
+    group.add_argument("prompts", nargs="*", metavar="PROMPT", help="`-`: read standard input")
+    group.add_argument(
+        "--file",
+        type=Path,
+        help="one prompt; in a .jsonl file one a line: a text, or an object with `prompt` or"
+        " `turns`",
+    )
+    group.add_argument("--raw", action="store_true", help="do not put prompts into a chat")
+    options.add_model_options(parser)
+    options.add_speculation_options(parser)
+    options.add_generation_options(parser)
+    options.add_configuration_options(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="tokens that were guessed right, in a text that is written as it comes",
+    )
+    group.add_argument("--stats", action="store_true", help="tables about the guessing, at the end")
+    group.add_argument(
+        "--show-tree",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw the token trees of the first N steps",
+    )
+    group.add_argument("--json", action="store_true", help="print one JSON object")
+    group.add_argument("--quiet", action="store_true", help="no progress")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the options say.
+
+    Args:
+        args: as :func:`add_parser` defines them.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        SpecInferError: a model, configuration or prompt that cannot be used.
+    """
+    config = options.serving_config(args)
+    prompts = read_prompts(args.prompts, args.file, sys.stdin)
+    is_quiet = args.quiet or not sys.stderr.isatty()
+    llm = _load(config, prompts, is_raw=args.raw, is_quiet=is_quiet)
+    console = _console(args.color, stderr=True)
+    requests = llm.submit(_inputs(llm, prompts, is_raw=args.raw))
+    if args.json or len(prompts) > 1:
+        _serve(llm, requests, console, args.show_tree, is_quiet=is_quiet)
+        if args.json:
+            _print_json(llm, config, prompts, requests)
+        else:
+            _print_texts(llm, prompts, requests, _console(args.color))
+    else:
+        _stream(llm, console, args.show_tree, is_coloured=_is_coloured(_console(args.color)))
+    if args.stats:
+        from specinfer.scheduler.cli.stats_view import print_stats
+
+        print_stats(llm.stats, console)
+    return 0
+
+
+def _load(config: ServingConfig, prompts: Sequence[str], *, is_raw: bool, is_quiet: bool) -> LLM:
+    """Open the model, refuse prompts that it cannot serve, and only then read the weights."""
+    home = home_from_environment()
+    bring(config.model, home, quiet=is_quiet)
+    for draft in config.drafts:
+        if name := getattr(draft, "model", None):
+            bring(name, home, quiet=is_quiet)
+    bar = progress_bar(config.model, Console(stderr=True, quiet=is_quiet), transient=True)
+    with bar as progress:
+        from specinfer.scheduler.llm import LLM
+
+        llm = LLM(
+            config.model,
+            definition=config.definition or None,
+            dtype=config.dtype,
+            home=home,
+            progress=progress,
+        )
+        llm.check(_inputs(llm, prompts, is_raw=is_raw), config.generation, batch=config.batch)
+        llm.compile(
+            config.generation, ssms=config.drafts, batch=config.batch, executor=config.executor
+        )
+    return llm
+
+
+def _inputs(llm: LLM, prompts: Sequence[str], *, is_raw: bool) -> list[Prompt]:
+    if is_raw or llm.tokenizer.chat_template is None:
+        return list(prompts)
+    return [[{"role": "user", "content": prompt}] for prompt in prompts]
+
+
+def _stream(llm: LLM, console: Console, num_trees: int, *, is_coloured: bool) -> None:
+    """Write one text as it comes; behind the trees, if those are to be seen."""
+    from specinfer.scheduler.cli.stream import StreamedText
+    from specinfer.scheduler.cli.tree_view import TreeView
+
+    text = StreamedText(llm.tokenizer, sys.stdout, is_coloured=is_coloured)
+    trees = TreeView(llm.tokenizer, console, num_trees)
+    for event in llm.run():
+        text.add(event.tokens, len(event.accepted))
+        trees.show(event)
+        if trees.is_done:
+            text.flush()
+    text.finish()
+
+
+def _serve(
+    llm: LLM, requests: Sequence[Request], console: Console, num_trees: int, *, is_quiet: bool
+) -> None:
+    """Run to the end, with a bar that counts tokens."""
+    from specinfer.scheduler.cli.tree_view import TreeView
+
+    number_of = {request.id: number for number, request in enumerate(requests)}
+    trees = TreeView(llm.tokenizer, console, num_trees, len(requests))
+    with Progress(*_COLUMNS, console=console, transient=True, disable=is_quiet) as bar:
+        total = sum(request.max_new_tokens for request in requests)
+        task = bar.add_task(f"{len(requests)} prompts", total=total, gain=0.0)
+        for event in llm.run():
+            done = len(event.tokens)
+            if event.request.finish_reason:  # what it might have written more
+                done += event.request.num_remaining
+            bar.update(task, advance=done, gain=llm.stats.tokens_per_step)
+            trees.show(event, number_of[event.request.id])
+
+
+def _print_texts(
+    llm: LLM, prompts: Sequence[str], requests: Sequence[Request], console: Console
+) -> None:
+    for number, (prompt, request) in enumerate(zip(prompts, requests, strict=True), start=1):
+        head = f"[{number}/{len(prompts)}] {_shortened(prompt)}"
+        sys.stdout.write(Style(bold=True).render(head) if _is_coloured(console) else head)
+        sys.stdout.write(f"\n{llm.result(request).output_text.strip()}\n")
+        sys.stdout.write("\n" if number < len(prompts) else "")
+
+
+def _shortened(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= _MAX_HEAD else f"{line[: _MAX_HEAD - 1]}…"
+
+
+def _print_json(
+    llm: LLM, config: ServingConfig, prompts: Sequence[str], requests: Sequence[Request]
+) -> None:
+    results = [
+        {"prompt": p} | asdict(llm.result(r)) for p, r in zip(prompts, requests, strict=True)
+    ]
+    print(
+        json.dumps(
+            {
+                "model": config.model,
+                "dtype": config.dtype,
+                "drafts": [asdict(draft) for draft in config.drafts],
+                "results": results,
+                "stats": llm.stats.as_dict(),
+            },
+            ensure_ascii=False,
+            indent=2,
+        )
+    )
+
+
+def _console(color: str, *, stderr: bool = False) -> Console:
+    return Console(
+        stderr=stderr,
+        force_terminal=True if color == "always" else None,
+        no_color=True if color == "never" else None,
+        highlight=False,
+    )
+
+
+def _is_coloured(console: Console) -> bool:
+    return console.color_system is not None and not console.no_color

@@ -1,0 +1,74 @@
+"""``specinfer``: one command, a subcommand for each thing to do.
+
+Whatever this package refuses is one line on standard error and exit code 2, without a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from specinfer import __version__
+from specinfer.runtime.errors import ConfigError, SpecInferError
+from specinfer.scheduler.cli import fetch, generate
+
+BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
+
+_EPILOG = """\
+examples:
+  specinfer generate "Why is the sky blue?"
+  specinfer generate --file prompts.jsonl --json > answers.json
+  specinfer fetch --list
+
+`specinfer COMMAND --help` explains a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 when interrupted, 141 when nobody reads the output.
+    """
+    try:
+        args = _parser().parse_args(argv)
+        code: int = args.run(args)
+        sys.stdout.flush()  # here, where a closed pipe is still ours to handle
+        return code
+    except SpecInferError as error:
+        print(f"specinfer: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes once more when it exits; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports what it cannot parse as every other bad input is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="specinfer",
+        description="Speculative inference of large language models: small models guess, the large"
+        " one checks whole token trees in one pass. The text is the one it would have written.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"specinfer {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (generate, fetch):
+        module.add_parser(commands)
+    return parser

@@ -1,0 +1,78 @@
+"""An engine's statistics as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.bar import Bar
+from rich.console import Console
+from rich.table import Column, Table
+
+from specinfer.scheduler.stats import Stats
+
+NAME_WIDTH, NUMBER_WIDTH, BAR_WIDTH = 16, 8, 24
+
+
+def print_stats(stats: Stats, console: Console) -> None:
+    """Print the gain in one sentence, then what it is made of."""
+    console.print(f"\n{gain(stats)}")
+    if stats.num_nodes:
+        depths = (
+            (str(depth), stats.accepted[depth], offered)
+            for depth, offered in sorted(stats.offered.items())
+        )
+        console.print(_rates("depth", "guessed", depths))
+        names = (
+            (name, stats.accepted_by[number], stats.proposed_by[number])
+            for number, name in enumerate(stats.speculators)
+        )
+        console.print(_rates("speculator", "nodes", names))
+    console.print(_times(stats))
+
+
+def gain(stats: Stats) -> str:
+    """What the trees were good for, with the speed, in one sentence.
+
+    >>> print(gain(Stats(num_steps=4, num_step_tokens=9, seconds={"verify": 3.0})))
+    each LLM pass yielded [bold]2.25[/] tokens: 9 tokens in 4 steps, [bold]3.0[/] tokens per second
+    """
+    return (
+        f"each LLM pass yielded [bold]{stats.tokens_per_step:.2f}[/] tokens: "
+        f"{stats.num_step_tokens} tokens in {stats.num_steps} steps, "
+        f"[bold]{stats.tokens_per_second:.1f}[/] tokens per second"
+    )
+
+
+def _rates(what: str, total: str, rows: Iterable[tuple[str, int, int]]) -> Table:
+    table = _table(what, "accepted", total)
+    for name, part, whole in rows:
+        table.add_row(name, str(part), str(whole), *_share(part, whole, "green"))
+    return table
+
+
+def _times(stats: Stats) -> Table:
+    table = _table("phase", "", "seconds")
+    total = sum(stats.seconds.values())
+    for phase in ("prefill", "draft", "verify", "commit"):
+        seconds = stats.seconds.get(phase, 0.0)
+        table.add_row(phase, "", f"{seconds:.3f}", *_share(seconds, total, "blue"))
+    return table
+
+
+def _share(part: float, whole: float, colour: str) -> tuple[str, Bar]:
+    share = part / whole if whole else 0.0
+    return f"{share:.0%}", Bar(1.0, 0.0, share, width=BAR_WIDTH, color=colour)
+
+
+def _table(name: str, *numbers: str) -> Table:
+    """A table whose columns stand below those of the others."""
+    columns = [Column(number, justify="right", min_width=NUMBER_WIDTH) for number in numbers]
+    return Table(
+        Column(f"\n{name}", min_width=NAME_WIDTH, vertical="bottom"),
+        *columns,
+        Column("share", justify="right"),
+        "",
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
