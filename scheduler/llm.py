@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from specinfer.models.batch import BatchLimits
 from specinfer.models.checkpoint import Checkpoint, open_checkpoint
 from specinfer.models.compiler import Program, compile_graph
-from specinfer.models.definition import definition_for, load_definition
+from specinfer.models.definition import Definition, definition_for, load_definition
 from specinfer.models.fetch import fetch, home_from_environment, locate
+from specinfer.models.graph import Graph
 from specinfer.models.model import Model, weight_regions
 from specinfer.models.progress import Progress, silent
 from specinfer.models.weights import load_weights
@@ -68,6 +70,39 @@ class GenerationResult:
     prompt_tokens: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A model of an engine before its weights are read.
+
+    Attributes:
+        name: for people.
+        checkpoint: where its weights are.
+        definition: says what it computes.
+        layers: how many of its first layers are used; None for all.
+        expansion: shape of its trees, if it is an SSM.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    definition: Definition
+    layers: int | None = None
+    expansion: Sequence[int] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The definition's parameters, with this checkpoint's values."""
+        return self.definition.evaluate(self.checkpoint.config, **self._overrides)
+
+    @property
+    def graph(self) -> Graph:
+        """What it computes."""
+        return self.definition.build(self.checkpoint.config, **self._overrides)
+
+    @property
+    def _overrides(self) -> dict[str, int]:
+        return {} if self.layers is None else {"layers": self.layers}
+
+
 class LLM:
     """A large language model whose text is written, speculatively or not.
 
@@ -94,7 +129,8 @@ class LLM:
         self._home = home or home_from_environment()
         self._progress = progress
         self._dtype = getattr(torch, dtype)
-        self._checkpoint = self._open(str(model))
+        self._name = str(model)
+        self._checkpoint = self._open(self._name)
         self._definition = (
             load_definition(definition) if definition else definition_for(self._checkpoint.config)
         )
@@ -112,6 +148,30 @@ class LLM:
     def stats(self) -> Stats:
         """Counts and times since :meth:`compile`."""
         return self._compiled.stats
+
+    def plan(self, draft: SSM | PrefixSSM | None = None) -> Plan:
+        """What this LLM computes, or what an SSM would for it; no weights are read.
+
+        Raises:
+            SpecInferError: an SSM that cannot be had, of another vocabulary, or of too many layers.
+        """
+        if draft is None:
+            return Plan(self._name, self._checkpoint, self._definition)
+        if isinstance(draft, PrefixSSM):
+            layers, num_layers = draft.prefix_layers, compile_graph(self.plan().graph).num_layers
+            if layers > num_layers:
+                raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
+            return Plan(draft.name, self._checkpoint, self._definition, layers, draft.expansion)
+        checkpoint = self._open(draft.model)
+        tokenizer = checkpoint.tokenizer()
+        if tokenizer.vocabulary_digest != self.tokenizer.vocabulary_digest:
+            raise ConfigError(
+                f"SSM {draft.model}: its vocabulary of {tokenizer.vocab_size} tokens differs from "
+                f"the LLM's of {self.tokenizer.vocab_size}; expected the same tokens in the same "
+                "order"
+            )
+        definition = definition_for(checkpoint.config)
+        return Plan(draft.name, checkpoint, definition, expansion=draft.expansion)
 
     def compile(
         self,
@@ -137,9 +197,9 @@ class LLM:
         length = self._length(batch)
         torch.set_grad_enabled(False)
         build = _Builder(_runtime(executor), batch, length, self._dtype, self._progress)
-        program = compile_graph(self._definition.build(self._checkpoint.config))
+        program = compile_graph(self.plan().graph)
         # An SSM that does not fit is refused before the slow reading of weights.
-        plans = [d if isinstance(d, NGram) else self._plan(d, program.num_layers) for d in ssms]
+        plans = [draft if isinstance(draft, NGram) else self.plan(draft) for draft in ssms]
         weights = build.weights(self._checkpoint, program)
         speculators: list[Speculator] = []
         for plan in plans:
@@ -147,8 +207,9 @@ class LLM:
                 speculators.append(NGramSpeculator(plan.ngram, plan.min_match))
             else:
                 shared = plan.checkpoint is self._checkpoint
-                own = weights if shared else build.weights(plan.checkpoint, plan.program)
-                speculators.append(build.ssm(plan, own))
+                ssm = compile_graph(plan.graph)
+                own = weights if shared else build.weights(plan.checkpoint, ssm)
+                speculators.append(build.ssm(plan, ssm, own))
         nodes = sum(speculator.max_nodes for speculator in speculators)
         self._engine = Engine(build.decoder(program, weights, nodes), speculators)
 
@@ -254,34 +315,6 @@ class LLM:
             for n, p in enumerate(prompts, start=self._num_requests)
         ]
 
-    def _plan(self, draft: SSM | PrefixSSM, num_layers: int) -> _Plan:
-        if isinstance(draft, PrefixSSM):
-            layers, checkpoint = draft.prefix_layers, self._checkpoint
-            if layers > num_layers:
-                raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
-            graph = self._definition.build(checkpoint.config, layers=layers)
-        else:
-            checkpoint = self._open(draft.model)
-            tokenizer = checkpoint.tokenizer()
-            if tokenizer.vocabulary_digest != self.tokenizer.vocabulary_digest:
-                raise ConfigError(
-                    f"SSM {draft.model}: its vocabulary of {tokenizer.vocab_size} tokens differs "
-                    f"from the LLM's of {self.tokenizer.vocab_size}; expected the same tokens in "
-                    "the same order"
-                )
-            graph = definition_for(checkpoint.config).build(checkpoint.config)
-        return _Plan(draft.name, checkpoint, compile_graph(graph), draft.expansion)
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """An SSM that fits its LLM; its weights are not read yet."""
-
-    name: str
-    checkpoint: Checkpoint
-    program: Program
-    expansion: Sequence[int]
-
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
@@ -312,8 +345,8 @@ class _Builder:
         model = Model(self.runtime, program, weights, limits, slots.num_slots, self.dtype)
         return Decoder(model, slots)
 
-    def ssm(self, plan: _Plan, weights: Mapping[str, Region]) -> SSMSpeculator:
-        decoder = self.decoder(plan.program, weights, sum(level_sizes(plan.expansion)))
+    def ssm(self, plan: Plan, program: Program, weights: Mapping[str, Region]) -> SSMSpeculator:
+        decoder = self.decoder(program, weights, sum(level_sizes(plan.expansion)))
         return SSMSpeculator(plan.name, decoder, plan.expansion)
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from specinfer import __version__
 from specinfer.runtime.errors import ConfigError, SpecInferError
-from specinfer.scheduler.cli import fetch, generate
+from specinfer.scheduler.cli import fetch, generate, inspect
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
@@ -22,6 +22,7 @@ examples:
   specinfer generate "Why is the sky blue?"
   specinfer generate --file prompts.jsonl --json > answers.json
   specinfer fetch --list
+  specinfer inspect
 
 `specinfer COMMAND --help` explains a command.
 """
@@ -69,6 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"specinfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, fetch):
+    for module in (generate, fetch, inspect):
         module.add_parser(commands)
     return parser
