@@ -1,0 +1,34 @@
+"""Runs an operator by itself: its shape rule says what it makes, its tasks make it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specinfer.ops.operator import Operator
+
+
+def apply(
+    operator: Operator, *inputs: Tensor, weights: dict[str, Tensor] | None = None, **attributes: Any
+) -> Tensor:
+    """The operator's result, in memory that held NaN before; shapes of weights are checked."""
+    weights = weights or {}
+    shapes = tuple(tuple(tensor.shape) for tensor in inputs)
+    signature = operator.signature(shapes, attributes)
+    for name, weight in weights.items():
+        assert tuple(weight.shape) == signature.weights[name]
+    floats = [t for t in (*weights.values(), *inputs) if t.is_floating_point()]
+    dtype = floats[0].dtype if floats else torch.float32
+    out = torch.full([int(size) for size in signature.out], torch.nan, dtype=dtype)
+    known = {
+        **dict(zip(operator.inputs, inputs, strict=True)),
+        **weights,
+        **operator.defaults(),
+        **attributes,
+        "out": out,
+    }
+    for task in operator.lower(frozenset(weights)):
+        task.select("cpu")(*(known[name] for name in task.parameters))
+    return out
