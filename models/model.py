@@ -81,7 +81,7 @@ class Model:
             "logit_rows": allocate("logit_rows", (limits.logit_rows,), i=integer),
             "keys": allocate("keys", (limits.requests, keys), i=integer),
             "bias": allocate("bias", (limits.rows, keys), f=torch.float32),
-            "extents": allocate("extents", (limits.requests, 3), i=integer),
+            "extents": allocate("extents", (limits.requests, 4), i=integer),
         }
         sizes = {"rows": limits.rows, "logit_rows": limits.logit_rows}
         self._buffers = [

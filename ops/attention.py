@@ -49,7 +49,8 @@ def plan_attention(
             the row itself or its ancestor.
         keys: (requests, keys) int64, written: slots of prefix, chain and tree, in this order.
         bias: (rows, keys) float32, written: 0 where the row sees the key, else minus infinity.
-        extents: (requests, 3) int64, written: first row, row behind the last, number of keys.
+        extents: (requests, 4) int64, written: first row, row behind the last, number of keys, and
+            whether some row does not see all of them.
     """
     positions, request = rows.positions.numpy(), rows.request.numpy()
     extents.zero_()
@@ -71,7 +72,7 @@ def plan_attention(
         )
         seen[:, prefix + chain :] = bits[start:stop, : nodes - chain]
         all_bias[start:stop, : prefix + nodes] = np.where(seen, np.float32(0), np.float32(-np.inf))
-        extents[r] = torch.tensor([start, stop, prefix + nodes])
+        extents[r] = torch.tensor([start, stop, prefix + nodes, not seen.all()])
 
 
 @task(k=R, v=R, slots=R, kv=RW)
@@ -99,25 +100,24 @@ def tree_attention(
         kv: the layer's pool; query head h uses K/V head ``h * kv_heads // heads``.
         keys: see :func:`plan_attention`, as are ``bias`` and ``extents``.
         bias: added to the scores.
-        extents: rows and keys of each request.
+        extents: rows and keys of each request, and whether some row does not see them all.
         out: (rows, heads x head_size), written.
         scale: multiplies the scores.
     """
     kv_heads, size = kv.k.shape[2:]
-    for r, (start, stop, num_keys) in enumerate(extents.tolist()):
-        if start == stop:
-            continue
+    for r, (start, stop, num_keys, masked) in enumerate(extents.tolist()):
         slots = keys[r, :num_keys]
         k = kv.k[0].index_select(0, slots).permute(1, 2, 0)  # (kv_heads, size, keys)
         v = kv.v[0].index_select(0, slots).transpose(0, 1)  # (kv_heads, keys, size)
         # The heads that share a K/V head become rows of one product: K/V are read once.
-        query = q[start:stop].view(stop - start, kv_heads, -1, size).permute(1, 2, 0, 3)
-        group = query.shape[1]
-        scores = torch.matmul(query.reshape(kv_heads, group * (stop - start), size), k)
-        scores = scores.mul_(scale).view(kv_heads, group, stop - start, num_keys).float()
-        weights = scores.add_(bias[start:stop, :num_keys]).softmax(-1).to(v.dtype)
-        mixed = torch.matmul(weights.view(kv_heads, -1, num_keys), v)
-        mixed = mixed.view(kv_heads, group, stop - start, size).permute(2, 0, 1, 3)
+        query = q[start:stop].view(stop - start, kv_heads, -1, size).transpose(0, 1)
+        query = query.reshape(kv_heads, -1, size)
+        scores = torch.baddbmm(query.new_empty(()), query, k, beta=0, alpha=scale)
+        if masked:
+            by_row = scores.view(kv_heads, stop - start, -1, num_keys)
+            by_row.add_(bias[start:stop, None, :num_keys])
+        mixed = torch.bmm(torch.softmax(scores, -1, torch.float32).to(v.dtype), v)
+        mixed = mixed.view(kv_heads, stop - start, -1, size).transpose(0, 1)
         out[start:stop].view(mixed.shape).copy_(mixed)
 
 

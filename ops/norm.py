@@ -23,9 +23,10 @@ def rms_norm(x: Tensor, weight: Tensor, out: Tensor, eps: float) -> None:
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), section 4.
     """
     wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True).add_(eps))
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = length.square_().mul_(1 / x.shape[1]).add_(eps).rsqrt_()
     if x.dtype == torch.float32:
-        torch.mul(wide, scale, out=out)
+        torch.mul(x, scale, out=out)
     else:  # rounded before the weight is applied, as the models were trained
         out.copy_(wide.mul_(scale))
     out.mul_(weight)

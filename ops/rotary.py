@@ -28,7 +28,7 @@ def rotary_angles(positions: Tensor, out: Tensor, head_size: int, theta: float) 
     Args:
         positions: (rows,) int64, depth of the token in its request.
         out: (rows, 2 head_size): cosines of both halves, then sines, the first half negated, so
-            that ``rotated = x * cos + swapped(x) * sin``.
+            that ``rotated = x * cos + swapped(x) * sin``, where swapped exchanges the halves.
         head_size: features of a head.
         theta: base of the frequencies.
     """
@@ -52,12 +52,11 @@ def _infer_rotary(x: Shape, angles: Shape, *, head_size: int) -> Signature:
 @task(x=R, angles=R, out=WD)
 def rotary(x: Tensor, angles: Tensor, out: Tensor, head_size: int) -> None:
     """Turn every head of ``x`` (rows, heads x head_size) by the row's ``angles``."""
-    rows = x.shape[0]
-    heads = x.view(rows, -1, 2, head_size // 2)
-    turned = out.view(rows, -1, 2, head_size // 2)
-    cos, sin = angles.view(rows, 2, 1, 2, head_size // 2).unbind(1)
-    torch.mul(heads.flip(2), sin, out=turned)
-    turned.addcmul_(heads, cos)
+    heads = (x.shape[0], -1, head_size)
+    cos, sin = angles.view(-1, 2, 1, head_size).unbind(1)
+    turned = out.view(heads)
+    torch.mul(torch.roll(x.view(heads), head_size // 2, -1), sin, out=turned)
+    turned.addcmul_(x.view(heads), cos)
 
 
 ROTARY_ANGLES = Operator("rotary_angles", _infer_angles, (rotary_angles,))

@@ -44,6 +44,15 @@ class DependenceAnalyzer:
         waits_for: set[LaunchId] = set()
         live = self._live
         live.add(id)  # first: the uses of this very launch are kept, argument by argument
+        if len(live) == 1:  # nothing runs: no dependence, and no use but this launch's counts
+            for requirement in requirements:
+                use = (id, requirement.space, requirement.privilege)
+                uses = self._uses.get(requirement.key)
+                if uses and uses[0][0] == id:
+                    uses.append(use)
+                else:
+                    self._uses[requirement.key] = [use]
+            return waits_for
         for requirement in requirements:
             space, privilege = requirement.space, requirement.privilege
             kept: list[_Use] = []
