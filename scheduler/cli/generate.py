@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.style import Style
 
 from specinfer.models.fetch import home_from_environment
+from specinfer.runtime.errors import ConfigError
 from specinfer.scheduler.cli import options
 from specinfer.scheduler.cli.bring import bring
 from specinfer.scheduler.cli.progress import progress_bar
@@ -41,7 +42,7 @@ _COLUMNS = (
     TextColumn("tokens, {task.fields[gain]:.2f} per LLM pass"),
     TimeElapsedColumn(),
 )
-_MAX_HEAD = 100
+MAX_HEAD = 100
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         SpecInferError: a model, configuration or prompt that cannot be used.
     """
     config = options.serving_config(args)
+    if args.show_tree < 0:
+        raise ConfigError(f"--show-tree is {args.show_tree}, expected at least 0")
     prompts = read_prompts(args.prompts, args.file, sys.stdin)
     is_quiet = args.quiet or not sys.stderr.isatty()
     llm = _load(config, prompts, is_raw=args.raw, is_quiet=is_quiet)
@@ -196,7 +199,7 @@ def _print_texts(
 
 def _shortened(prompt: str) -> str:
     line = " ".join(prompt.split())
-    return line if len(line) <= _MAX_HEAD else f"{line[: _MAX_HEAD - 1]}…"
+    return line if len(line) <= MAX_HEAD else f"{line[: MAX_HEAD - 1]}…"
 
 
 def _print_json(
