@@ -268,7 +268,7 @@ def test_interruptions_and_closed_pipes_are_quiet(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate.options, "serving_config", interrupted)
+    monkeypatch.setattr("specinfer.scheduler.cli.options.serving_config", interrupted)
     assert main.main(["generate", "x"]) == 130
     assert capfd.readouterr() == ("", "")
 
