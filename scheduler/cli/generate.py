@@ -129,7 +129,7 @@ def _load(config: ServingConfig, prompts: Sequence[str], *, is_raw: bool, is_qui
     for draft in config.drafts:
         if name := getattr(draft, "model", None):
             bring(name, home, quiet=is_quiet)
-    bar = progress_bar(config.model, Console(stderr=True, quiet=is_quiet), transient=True)
+    bar = progress_bar("reading weights", Console(stderr=True, quiet=is_quiet), transient=True)
     with bar as progress:
         from specinfer.scheduler.llm import LLM
 
