@@ -122,7 +122,8 @@ class SSMSpeculator:
         for request, accepted in tokens.items():
             draft = self._drafts.pop(request, None)
             if draft is not None:
-                nodes = [n for n in draft.tree.follow(accepted) if n < draft.computed]
+                # The last token is the next root: its K/V come with the next tree.
+                nodes = [n for n in draft.tree.follow(accepted[:-1]) if n < draft.computed]
                 paths.append((request, [node - 1 for node in nodes]))
         self._decoder.commit(paths)
 
