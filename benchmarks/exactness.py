@@ -11,28 +11,22 @@ otherwise: such a difference is listed as a tie. Any other is a mismatch, and th
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks.cache import Cache
 from benchmarks.prompts import Reference, prompt_set, references
 from benchmarks.report import Row, markdown, write
+from benchmarks.writing import generate
 from specinfer.scheduler.config import (
     SSM,
-    BatchConfig,
     Draft,
-    GenerationConfig,
     NGram,
     PrefixSSM,
 )
-from specinfer.scheduler.llm import LLM, Prompt
+from specinfer.scheduler.llm import LLM
 
 TIE = 1e-3
 """Two logits nearer than this in float64 may change places in float32."""
@@ -98,57 +92,6 @@ def compare(
     if position >= len(gaps) or list(left[:position]) != list(reference[:position]):
         return Difference(position, None)
     return Difference(position, gaps[position])
-
-
-def generate(
-    name: str,
-    drafts: Sequence[Draft],
-    prompts: Mapping[str, Prompt],
-    cache: Cache,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
-    """Write the text of every prompt, all in one queue.
-
-    Returns:
-        By prompt id: ``output`` (token ids), ``steps`` and ``step_tokens`` (verification steps, and
-        the tokens they yielded).
-    """
-    missing = [key for key in prompts if key not in cache]
-    if missing:
-        llm = LLM(name)
-        llm.compile(
-            GenerationConfig(max_new_tokens=options.tokens),
-            ssms=drafts,
-            batch=BatchConfig(max_requests=options.requests),
-        )
-        _run(llm, {key: prompts[key] for key in missing}, cache)
-        del llm
-        gc.collect()
-    return {key: cache[key] for key in prompts}
-
-
-def _run(llm: LLM, prompts: Mapping[str, Prompt], cache: Cache) -> None:
-    requests = llm.submit(list(prompts.values()))
-    names = {request.id: key for request, key in zip(requests, prompts, strict=True)}
-    steps = dict.fromkeys(prompts, 0)
-    step_tokens = dict.fromkeys(prompts, 0)
-
-    def finished() -> Any:
-        for event in llm.run():
-            key = names[event.request.id]
-            if event.tree is not None:
-                steps[key] += 1
-                step_tokens[key] += len(event.tokens)
-            if event.request.finish_reason is not None:
-                cache[key] = {
-                    "output": event.request.output,
-                    "steps": steps[key],
-                    "step_tokens": step_tokens[key],
-                }
-                yield key
-
-    for _ in track(finished(), "writing", total=len(prompts), console=Console(stderr=True)):
-        pass
 
 
 def chosen(model: str, options: argparse.Namespace) -> dict[str, list[Reference]]:

@@ -63,12 +63,15 @@ def _cpu_name() -> str:
 
 
 def commit() -> str:
-    """The commit that is checked out; ``+`` behind it: with uncommitted changes to the code."""
+    """The commit that is checked out; ``+`` behind it: with uncommitted changes to the code.
+
+    A copy without a repository is told by the environment variable ``BENCHMARK_COMMIT``.
+    """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("BENCHMARK_COMMIT", "unknown")
     code = [line for line in changed.splitlines() if "benchmarks/results/" not in line]
     return head + ("+" if code else "")
 
