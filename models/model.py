@@ -13,7 +13,7 @@ from specinfer.models.compiler import Operand, Program, Step
 from specinfer.ops.attention import PAGE_SLOTS, plan_attention
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.index_space import IndexSpace
-from specinfer.runtime.launch import Launch, bind
+from specinfer.runtime.launch import Launch
 from specinfer.runtime.region import Region, Subregion
 
 BOUND_STEPS = 64
@@ -141,10 +141,12 @@ class Model:
                 name: resolve[value.kind](value.name) if isinstance(value, Operand) else value
                 for name, value in step.arguments
             }
-            return bind(step.task, arguments)
+            return self.runtime.bind(step.task, **arguments)
 
         known = {**parts, **plan}
-        planning = bind(plan_attention, {name: known[name] for name in plan_attention.parameters})
+        planning = self.runtime.bind(
+            plan_attention, **{name: known[name] for name in plan_attention.parameters}
+        )
         return [planning, *map(launch, self.program.steps)]
 
     def _layer(self, layer: int) -> Subregion:

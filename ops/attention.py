@@ -10,12 +10,15 @@ head_size). Keys are stored turned to their position, so an accepted token moves
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels import cpu
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import RW, WD, R
 from specinfer.runtime.task import task
@@ -119,6 +122,23 @@ def tree_attention(
         mixed = torch.bmm(torch.softmax(scores, -1, torch.float32).to(v.dtype), v)
         mixed = mixed.view(kv_heads, stop - start, -1, size).transpose(0, 1)
         out[start:stop].view(mixed.shape).copy_(mixed)
+
+
+@write_kv.variant("numba", view=Tensor.numpy)
+def _write_kv_compiled(k: Any, v: Any, slots: Any, kv: SimpleNamespace) -> None:
+    cpu.write_kv(k, v, slots, kv.k, kv.v)
+
+
+def _is_decoding(arrays: Mapping[str, Any]) -> bool:
+    """Few rows a request: with more, the matrix products of the reference are faster."""
+    return bool(arrays["q"].shape[0] <= 2 * arrays["extents"].shape[0])
+
+
+@tree_attention.variant("numba", view=Tensor.numpy, accepts=_is_decoding)
+def _tree_attention_compiled(
+    q: Any, kv: SimpleNamespace, keys: Any, bias: Any, extents: Any, out: Any, scale: float
+) -> None:
+    cpu.tree_attention(q, kv.k, kv.v, keys, bias, extents, out, scale)
 
 
 @task(kv=RW)

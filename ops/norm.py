@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels import cpu
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -30,6 +31,9 @@ def rms_norm(x: Tensor, weight: Tensor, out: Tensor, eps: float) -> None:
     else:  # rounded before the weight is applied, as the models were trained
         out.copy_(wide.mul_(scale))
     out.mul_(weight)
+
+
+rms_norm.variant("numba", view=Tensor.numpy)(cpu.rms_norm)
 
 
 def _infer_layer_norm(x: Shape, *, eps: float) -> Signature:

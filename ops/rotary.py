@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels import cpu
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -58,6 +59,8 @@ def rotary(x: Tensor, angles: Tensor, out: Tensor, head_size: int) -> None:
     torch.mul(torch.roll(x.view(heads), head_size // 2, -1), sin, out=turned)
     turned.addcmul_(x.view(heads), cos)
 
+
+rotary.variant("numba", view=Tensor.numpy)(cpu.rotary)
 
 ROTARY_ANGLES = Operator("rotary_angles", _infer_angles, (rotary_angles,))
 ROTARY = Operator("rotary", _infer_rotary, (rotary,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +18,10 @@ from specinfer.runtime.task import Task
 class Runtime:
     """Where a program makes its regions and launches its tasks.
 
+    Args:
+        executor: carries out the launches; by default one after another.
+        processors: kinds of processor whose variants may run, the preferred first.
+
     >>> import numpy as np
     >>> from specinfer.runtime.privilege import RW
     >>> from specinfer.runtime.task import task
@@ -32,8 +36,11 @@ class Runtime:
     [3 2 2]
     """
 
-    def __init__(self, executor: Executor | None = None) -> None:
+    def __init__(
+        self, executor: Executor | None = None, processors: Sequence[str] = ("cpu",)
+    ) -> None:
         self._executor = executor or SerialExecutor()
+        self._processors = tuple(processors)
         self._analyzer = DependenceAnalyzer()
         self._num_regions = 0
         self._num_launches = 0
@@ -69,7 +76,11 @@ class Runtime:
 
     def launch(self, task: Task, **arguments: Any) -> None:
         """Check and issue one launch."""
-        self.issue(bind(task, arguments))
+        self.issue(self.bind(task, **arguments))
+
+    def bind(self, task: Task, **arguments: Any) -> Launch:
+        """Check a launch once, to issue it many times."""
+        return bind(task, arguments, processors=self._processors)
 
     def issue(self, launch: Launch) -> None:
         """Issue a launch that was bound before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from reprlib import repr as short
 from types import SimpleNamespace
@@ -71,8 +71,15 @@ class Launch:
         return self.function(*self.values)
 
 
-def bind(task: Task, arguments: Mapping[str, Any], *, processor: str = "cpu") -> Launch:
-    """Check a launch and look up its memory.
+def bind(
+    task: Task, arguments: Mapping[str, Any], *, processors: Sequence[str] = ("cpu",)
+) -> Launch:
+    """Check a launch, look up its memory and choose a variant.
+
+    Args:
+        task: what to run.
+        arguments: subregions and values, by parameter.
+        processors: kinds of processor that may run it, the preferred first.
 
     Raises:
         LaunchError: an argument missing, unknown or of the wrong kind; two arguments of this
@@ -100,15 +107,16 @@ def bind(task: Task, arguments: Mapping[str, Any], *, processor: str = "cpu") ->
                     f"task {task.name}: {other_name} ({other.privilege} {arguments[other_name]}) "
                     f"and {name} ({one.privilege} {arguments[name]}) overlap in one launch"
                 )
+    arrays = {name: _memory(arguments[name]) for name in task.privileges}
+    variant = task.select(processors, arrays)
+    if variant.view is not None:
+        arrays = {name: _viewed(memory, variant.view) for name, memory in arrays.items()}
     return Launch(
         task,
         dict(arguments),
         tuple(requirement for _, requirement in requirements),
-        task.select(processor),
-        tuple(
-            _memory(arguments[name]) if name in task.privileges else arguments[name]
-            for name in task.parameters
-        ),
+        variant.function,
+        tuple(arrays[name] if name in arrays else arguments[name] for name in task.parameters),
     )
 
 
@@ -116,3 +124,9 @@ def _memory(part: Subregion) -> Any:
     if len(part.fields) == 1:
         return part.view(part.fields[0])
     return SimpleNamespace(**{field: part.view(field) for field in part.fields})
+
+
+def _viewed(memory: Any, view: Callable[[Any], Any]) -> Any:
+    if isinstance(memory, SimpleNamespace):
+        return SimpleNamespace(**{field: view(array) for field, array in vars(memory).items()})
+    return view(memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,21 @@ TaskFunction = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to carry out a task.
+
+    Attributes:
+        function: takes the task's arguments.
+        view: turns each array into what ``function`` wants, once for every bound launch.
+        accepts: whether it is right for these arrays, by argument; told before ``view``.
+    """
+
+    function: TaskFunction
+    view: Callable[[Any], Any] | None = None
+    accepts: Callable[[Mapping[str, Any]], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A task and its variants, one for each kind of processor.
 
@@ -21,16 +36,31 @@ class Task:
         name: for people and profiles.
         privileges: by argument; arguments that are not named here are passed by value.
         parameters: all argument names, in order.
-        variants: the function to run, by processor kind (``cpu``, ``cuda``).
+        variants: by processor kind (``cpu``, ``numba``, ``cuda``).
     """
 
     name: str
     privileges: Mapping[str, Privilege]
     parameters: tuple[str, ...]
-    variants: dict[str, TaskFunction] = field(default_factory=dict)
+    variants: dict[str, Variant] = field(default_factory=dict)
 
-    def variant(self, kind: str) -> Callable[[TaskFunction], TaskFunction]:
-        """Register a function with the same arguments for another kind of processor."""
+    def variant(
+        self,
+        kind: str,
+        *,
+        view: Callable[[Any], Any] | None = None,
+        accepts: Callable[[Mapping[str, Any]], bool] | None = None,
+    ) -> Callable[[TaskFunction], TaskFunction]:
+        """Register a function with the same arguments for another kind of processor.
+
+        Args:
+            kind: of processor.
+            view: see :class:`Variant`, as for ``accepts``.
+            accepts: by default every array will do.
+
+        Raises:
+            LaunchError: the function takes other arguments.
+        """
 
         def register(function: TaskFunction) -> TaskFunction:
             parameters = tuple(inspect.signature(function).parameters)
@@ -39,23 +69,28 @@ class Task:
                     f"task {self.name}: variant {kind!r} takes {parameters}, "
                     f"expected {self.parameters}"
                 )
-            self.variants[kind] = function
+            self.variants[kind] = Variant(function, view, accepts)
             return function
 
         return register
 
-    def select(self, kind: str) -> TaskFunction:
-        """The variant for a kind of processor.
+    def __call__(self, *arguments: Any) -> Any:
+        """Run the declared function on arrays, outside of any runtime."""
+        return self.variants["cpu"].function(*arguments)
+
+    def select(self, kinds: Sequence[str], arrays: Mapping[str, Any]) -> Variant:
+        """The variant for the first of these kinds that has one which accepts the arrays.
 
         Raises:
             LaunchError: there is none.
         """
-        try:
-            return self.variants[kind]
-        except KeyError:
-            raise LaunchError(
-                f"task {self.name}: no variant for {kind!r}; has {', '.join(self.variants)}"
-            ) from None
+        for kind in kinds:
+            variant = self.variants.get(kind)
+            if variant and (variant.accepts is None or variant.accepts(arrays)):
+                return variant
+        raise LaunchError(
+            f"task {self.name}: no variant for {' or '.join(kinds)}; has {', '.join(self.variants)}"
+        )
 
 
 def task(**privileges: Privilege) -> Callable[[TaskFunction], Task]:
@@ -83,6 +118,6 @@ def task(**privileges: Privilege) -> Callable[[TaskFunction], Task]:
                 f"task {function.__name__}: privilege for {min(unknown)!r}, "
                 f"expected one of {parameters}"
             )
-        return Task(function.__name__, dict(privileges), parameters, {"cpu": function})
+        return Task(function.__name__, dict(privileges), parameters, {"cpu": Variant(function)})
 
     return declare

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,9 @@ class LLM:
         self._generation = generation_config or GenerationConfig()
         length = self._length(batch)
         torch.set_grad_enabled(False)
-        build = _Builder(_runtime(executor), batch, length, self._dtype, self._progress)
+        build = _Builder(
+            _runtime(executor, self._dtype), batch, length, self._dtype, self._progress
+        )
         program = compile_graph(self.plan().graph)
         # An SSM that does not fit is refused before the slow reading of weights.
         plans = [draft if isinstance(draft, NGram) else self.plan(draft) for draft in ssms]
@@ -350,12 +353,15 @@ class _Builder:
         return SSMSpeculator(plan.name, decoder, plan.expansion)
 
 
-def _runtime(executor: str) -> Runtime:
+def _runtime(executor: str, dtype: torch.dtype) -> Runtime:
+    # NumPy, and so Numba, has no bfloat16.
+    processors = ("numba", "cpu") if dtype == torch.float32 else ("cpu",)
     if executor == "threads":
         # The workers share the cores: each task gets one of them.
         workers = torch.get_num_threads()
-        return Runtime(ThreadedExecutor(workers, lambda: torch.set_num_threads(1)))
-    return Runtime(SerialExecutor())
+        start = partial(torch.set_num_threads, 1)
+        return Runtime(ThreadedExecutor(workers, start), processors)
+    return Runtime(SerialExecutor(), processors)
 
 
 def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:

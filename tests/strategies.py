@@ -30,7 +30,7 @@ from specinfer.runtime.launch import Launch
 from specinfer.runtime.privilege import RW, WD, Privilege, R, Reduce
 from specinfer.runtime.ready import ReadyQueue
 from specinfer.runtime.region import Region, Subregion
-from specinfer.runtime.task import Task
+from specinfer.runtime.task import Task, Variant
 
 Pick = Callable[[int, int], int]
 """Chooses an integer between two, both included: at random, or as hypothesis likes."""
@@ -244,7 +244,7 @@ def _bind(
     privileges = {
         name: PRIVILEGES[access.mode] for name, access in zip(names, accesses, strict=True)
     }
-    task = Task(f"task{number}", privileges, names, {"cpu": body})
+    task = Task(f"task{number}", privileges, names, {"cpu": Variant(body)})
     parts = [_part(regions, access) for access in accesses]
     try:
         return runtime_launch.bind(task, dict(zip(names, parts, strict=True)))

@@ -30,5 +30,5 @@ def apply(
         "out": out,
     }
     for task in operator.lower(frozenset(weights)):
-        task.select("cpu")(*(known[name] for name in task.parameters))
+        task(*(known[name] for name in task.parameters))
     return out

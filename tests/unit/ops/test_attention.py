@@ -182,7 +182,7 @@ def run_step(step: Step, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     keys = torch.full((requests, num_keys), 3)  # a slot of the null page: nobody may look at it
     bias = torch.full((len(step.q), num_keys), NAN)
     extents = torch.full((requests, EXTENT), -7)
-    plan_attention.select("cpu")(
+    plan_attention(
         step.rows,
         step.requests,
         step.pages,
@@ -193,8 +193,8 @@ def run_step(step: Step, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         extents,
     )
     out = torch.full_like(step.q, NAN)
-    write_kv.select("cpu")(step.k, step.v, step.slots, step.kv)
-    tree_attention.select("cpu")(step.q, step.kv, keys, bias, extents, out, scale)
+    write_kv(step.k, step.v, step.slots, step.kv)
+    tree_attention(step.q, step.kv, keys, bias, extents, out, scale)
     return out, keys, bias
 
 
@@ -233,7 +233,7 @@ def test_a_chain_is_a_causal_text_and_a_tree_of_one_node_is_its_next_token(prefi
 def test_writing_touches_the_slots_of_the_rows_only() -> None:
     kv = SimpleNamespace(k=torch.zeros(1, 9, 2, 3), v=torch.zeros(1, 9, 2, 3))
     k, v = torch.randn(2, 6), torch.randn(2, 6)
-    write_kv.select("cpu")(k, v, torch.tensor([7, 2]), kv)
+    write_kv(k, v, torch.tensor([7, 2]), kv)
     assert torch.equal(kv.k[0, [7, 2]].flatten(1), k)
     assert torch.equal(kv.v[0, [7, 2]].flatten(1), v)
     assert torch.equal(
@@ -244,7 +244,7 @@ def test_writing_touches_the_slots_of_the_rows_only() -> None:
 def test_commit_moves_all_layers_and_leaves_the_sources() -> None:
     k, v = torch.randn(2, 3, 9, 2, 4)
     kv = SimpleNamespace(k=k.clone(), v=v.clone())
-    commit_kv.select("cpu")(kv, torch.tensor([8, 5]), torch.tensor([1, 2]))
+    commit_kv(kv, torch.tensor([8, 5]), torch.tensor([1, 2]))
     for now, before in ((kv.k, k), (kv.v, v)):
         assert torch.equal(now[:, [1, 2]], before[:, [8, 5]])
         assert torch.equal(now[:, [0, 3, 4, 5, 6, 7, 8]], before[:, [0, 3, 4, 5, 6, 7, 8]])

@@ -10,7 +10,7 @@ LOGITS = 3 * torch.randn(6, 11, generator=torch.Generator().manual_seed(0))
 
 def test_argmax_is_the_likeliest_token() -> None:
     tokens = torch.full((6,), -1)
-    argmax.select("cpu")(LOGITS, tokens)
+    argmax(LOGITS, tokens)
     assert tokens.tolist() == [max(range(11), key=row.__getitem__) for row in LOGITS.tolist()]
 
 
@@ -20,7 +20,7 @@ def test_top_k_are_the_likeliest_with_their_log_probabilities(k: int, dtype: tor
     logits = LOGITS.to(dtype)
     # As an SSM gives them: a part of wider memory.
     tokens, log_probs = torch.full((8, 12), -1)[:6, :k], torch.full((8, 12), torch.nan)[:6, :k]
-    top_k.select("cpu")(logits, tokens, log_probs)
+    top_k(logits, tokens, log_probs)
     right = logits.double() - logits.double().exp().sum(-1, keepdim=True).log()
     torch.testing.assert_close(log_probs.double(), right.gather(-1, tokens), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(

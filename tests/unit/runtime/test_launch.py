@@ -140,5 +140,5 @@ def test_refuses_a_region_without_memory(row: Region) -> None:
 
 
 def test_refuses_a_processor_without_variant(row: Region) -> None:
-    with pytest.raises(LaunchError, match="task scale: no variant for 'cuda'"):
-        bind(scale, {"x": row.rows(0, 2), "y": row.rows(2, 4), "factor": 1}, processor="cuda")
+    with pytest.raises(LaunchError, match="task scale: no variant for cuda"):
+        bind(scale, {"x": row.rows(0, 2), "y": row.rows(2, 4), "factor": 1}, processors=["cuda"])

@@ -27,16 +27,26 @@ def test_a_task_keeps_the_names_of_its_function(scale: Task) -> None:
 
 def test_the_decorated_function_is_the_cpu_variant(scale: Task) -> None:
     y = [0, 0]
-    scale.select("cpu")([3, 4], y, 2)
+    scale([3, 4], y, 2)
     assert y == [3, 4, 3, 4]
 
 
-def test_a_variant_is_selected_by_processor(scale: Task) -> None:
+def test_a_variant_is_selected_by_processor_in_order_of_preference(scale: Task) -> None:
     @scale.variant("cuda")
     def scale_on_gpu(x: Any, y: Any, factor: int) -> None: ...
 
-    assert scale.select("cuda") is scale_on_gpu
-    assert scale.select("cpu") is not scale_on_gpu
+    arrays = {"x": [3, 4], "y": [0, 0]}
+    assert scale.select(["cuda", "cpu"], arrays).function is scale_on_gpu
+    assert scale.select(["cpu", "cuda"], arrays).function is not scale_on_gpu
+
+
+def test_a_variant_that_does_not_accept_the_arrays_is_passed_over(scale: Task) -> None:
+    @scale.variant("vector", accepts=lambda arrays: len(arrays["x"]) == 8)
+    def scale_eight(x: Any, y: Any, factor: int) -> None: ...
+
+    kinds = ["vector", "cpu"]
+    assert scale.select(kinds, {"x": [0] * 8, "y": []}).function is scale_eight
+    assert scale.select(kinds, {"x": [0] * 7, "y": []}).function is not scale_eight
 
 
 def test_refuses_a_privilege_for_no_argument() -> None:
@@ -54,8 +64,8 @@ def test_refuses_a_variant_with_other_arguments(scale: Task) -> None:
 
 
 def test_refuses_a_processor_without_variant(scale: Task) -> None:
-    with pytest.raises(LaunchError, match="task scale: no variant for 'cuda'; has cpu"):
-        scale.select("cuda")
+    with pytest.raises(LaunchError, match="task scale: no variant for cuda; has cpu"):
+        scale.select(["cuda"], {})
 
 
 def test_only_readers_and_like_reductions_commute() -> None:
