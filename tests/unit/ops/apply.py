@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from specinfer.ops.operator import Operator
+from specinfer.runtime.task import Task
+
+
+def run_variant(task: Task, kind: str, *arguments: Any) -> None:
+    """Run one variant of a task on torch tensors, in the view it wants."""
+    variant = task.variants[kind]
+
+    def viewed(value: Any) -> Any:
+        if isinstance(value, SimpleNamespace):
+            return SimpleNamespace(**{name: viewed(v) for name, v in vars(value).items()})
+        return variant.view(value) if variant.view and isinstance(value, Tensor) else value
+
+    variant.function(*map(viewed, arguments))
 
 
 def apply(

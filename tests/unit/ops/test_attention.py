@@ -16,6 +16,7 @@ import pytest
 import torch
 from tiny_models import Sizes, make_decoder, random_parents, tiny_model
 from torch import Tensor
+from unit.ops.apply import run_variant
 
 from specinfer.ops.attention import (
     ATTENTION,
@@ -175,7 +176,7 @@ def make_step(
     )
 
 
-def run_step(step: Step, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """Run the tasks; return their result, and the plan's ``keys`` and ``bias``."""
     num_keys = step.pages.shape[1] * PAGE_SLOTS + step.tree.shape[1]
     requests = len(step.pages)
@@ -193,20 +194,21 @@ def run_step(step: Step, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         extents,
     )
     out = torch.full_like(step.q, NAN)
-    write_kv(step.k, step.v, step.slots, step.kv)
-    tree_attention(step.q, step.kv, keys, bias, extents, out, scale)
+    run_variant(write_kv, kind, step.k, step.v, step.slots, step.kv)
+    run_variant(tree_attention, kind, step.q, step.kv, keys, bias, extents, out, scale)
     return out, keys, bias
 
 
+@pytest.mark.parametrize("kind", ["cpu", "numba"])
 @pytest.mark.parametrize("seed", range(40))
-def test_every_row_attends_to_its_own_token_path(seed: int) -> None:
+def test_every_row_attends_to_its_own_token_path(seed: int, kind: str) -> None:
     generator = random.Random(seed)
     kv_heads = generator.choice([1, 2, 3])
     heads = kv_heads * generator.choice([1, 2, 3])
     size, scale = generator.choice([1, 4, 8, 10]), generator.uniform(0.1, 1)
     cases = [random_case(generator) for _ in range(generator.randint(1, 4))]
     step = make_step(cases, heads, kv_heads, size, scale, seed)
-    out, keys, bias = run_step(step, scale)
+    out, keys, bias = run_step(step, scale, kind)
     torch.testing.assert_close(out.double(), step.right, atol=1e-5, rtol=1e-5)
     for row, r in enumerate(step.rows.request.tolist()):
         looked_at = keys[r][bias[row] == 0].tolist()
