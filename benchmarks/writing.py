@@ -55,7 +55,9 @@ class Loaded:
             rows: most rows of a step; trees of all requests always fit.
             length: most tokens of a request.
         """
-        runtime = Runtime()
+        # As in LLM.compile: NumPy, and so Numba, has no bfloat16.
+        processors = ("numba", "cpu") if self.dtype == torch.float32 else ("cpu",)
+        runtime = Runtime(processors=processors)
         trees = requests * (1 + nodes)
         limits = BatchLimits(
             rows=max(rows, trees),
