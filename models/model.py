@@ -28,6 +28,15 @@ def weight_regions(runtime: Runtime, weights: Mapping[str, torch.Tensor]) -> dic
     }
 
 
+def memory_bytes(program: Program, limits: BatchLimits, num_slots: int, dtype: torch.dtype) -> int:
+    """What a :class:`Model` of these sizes may come to use beside its weights."""
+    sizes = {"rows": limits.rows, "logit_rows": limits.logit_rows}
+    buffers = sum(sizes[buffer.rows] * buffer.width for buffer in program.buffers)
+    kv = 2 * program.num_layers * num_slots * program.kv_heads * program.head_size
+    bias = limits.rows * (limits.context + limits.nodes) * torch.float32.itemsize
+    return (buffers + kv) * dtype.itemsize + bias
+
+
 class Model:
     """A compiled graph bound to memory.
 

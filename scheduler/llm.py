@@ -8,26 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from specinfer.models.batch import BatchLimits
 from specinfer.models.checkpoint import Checkpoint, open_checkpoint
-from specinfer.models.compiler import Program, compile_graph
-from specinfer.models.definition import Definition, definition_for, load_definition
+from specinfer.models.compiler import compile_graph
+from specinfer.models.definition import definition_for, load_definition
 from specinfer.models.fetch import fetch, home_from_environment, locate
-from specinfer.models.graph import Graph
-from specinfer.models.model import Model, weight_regions
 from specinfer.models.progress import Progress, silent
-from specinfer.models.weights import load_weights
-from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError
-from specinfer.runtime.executor.serial import SerialExecutor
-from specinfer.runtime.executor.threads import ThreadedExecutor
-from specinfer.runtime.region import Region
+from specinfer.scheduler.assembly import Assembly, Plan, new_runtime
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
     SSM,
@@ -37,14 +28,9 @@ from specinfer.scheduler.config import (
     NGram,
     PrefixSSM,
 )
-from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
-from specinfer.scheduler.kv_slots import KVSlots
 from specinfer.scheduler.request import Request
-from specinfer.scheduler.speculators import Speculator
-from specinfer.scheduler.speculators.ngram import NGramSpeculator
-from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
 from specinfer.scheduler.stats import Stats
 
 DEFAULT_LENGTH = 2048
@@ -69,39 +55,6 @@ class GenerationResult:
     output_tokens: list[int]
     finish_reason: str
     prompt_tokens: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A model of an engine before its weights are read.
-
-    Attributes:
-        name: for people.
-        checkpoint: where its weights are.
-        definition: says what it computes.
-        layers: how many of its first layers are used; None for all.
-        expansion: shape of its trees, if it is an SSM.
-    """
-
-    name: str
-    checkpoint: Checkpoint
-    definition: Definition
-    layers: int | None = None
-    expansion: Sequence[int] = ()
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The definition's parameters, with this checkpoint's values."""
-        return self.definition.evaluate(self.checkpoint.config, **self._overrides)
-
-    @property
-    def graph(self) -> Graph:
-        """What it computes."""
-        return self.definition.build(self.checkpoint.config, **self._overrides)
-
-    @property
-    def _overrides(self) -> dict[str, int]:
-        return {} if self.layers is None else {"layers": self.layers}
 
 
 class LLM:
@@ -195,26 +148,13 @@ class LLM:
         """
         batch = batch or BatchConfig()
         self._generation = generation_config or GenerationConfig()
-        length = self._length(batch)
         torch.set_grad_enabled(False)
-        build = _Builder(
-            _runtime(executor, self._dtype), batch, length, self._dtype, self._progress
-        )
-        program = compile_graph(self.plan().graph)
         # An SSM that does not fit is refused before the slow reading of weights.
         plans = [draft if isinstance(draft, NGram) else self.plan(draft) for draft in ssms]
-        weights = build.weights(self._checkpoint, program)
-        speculators: list[Speculator] = []
-        for plan in plans:
-            if isinstance(plan, NGram):
-                speculators.append(NGramSpeculator(plan.ngram, plan.min_match))
-            else:
-                shared = plan.checkpoint is self._checkpoint
-                ssm = compile_graph(plan.graph)
-                own = weights if shared else build.weights(plan.checkpoint, ssm)
-                speculators.append(build.ssm(plan, ssm, own))
-        nodes = sum(speculator.max_nodes for speculator in speculators)
-        self._engine = Engine(build.decoder(program, weights, nodes), speculators)
+        assembly = Assembly(
+            new_runtime(executor, self._dtype), batch, self._length(batch), self._dtype
+        )
+        self._engine = assembly.engine(self.plan(), plans, self._progress)
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], *, max_new_tokens: int | None = None
@@ -317,51 +257,6 @@ class LLM:
             Request(id=n, prompt=self.encode(p), max_new_tokens=most, eos_ids=eos)
             for n, p in enumerate(prompts, start=self._num_requests)
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Builder:
-    """Makes the decoders of one engine."""
-
-    runtime: Runtime
-    batch: BatchConfig
-    length: int
-    dtype: torch.dtype
-    progress: Progress
-
-    def weights(self, checkpoint: Checkpoint, program: Program) -> dict[str, Region]:
-        weights = load_weights(checkpoint, program.weights, self.dtype, self.progress)
-        return weight_regions(self.runtime, weights)
-
-    def decoder(self, program: Program, weights: Mapping[str, Region], nodes: int) -> Decoder:
-        """A decoder for trees of at most ``nodes`` nodes, the root not counted."""
-        requests = self.batch.max_requests
-        rows = max(self.batch.max_rows, requests * (1 + nodes))
-        limits = BatchLimits(
-            rows=rows,
-            requests=requests,
-            context=self.length,
-            nodes=max(self.batch.max_rows, 1 + nodes),
-            logit_rows=requests * (1 + nodes),
-        )
-        slots = KVSlots(requests, requests * self.length, max(1, nodes))
-        model = Model(self.runtime, program, weights, limits, slots.num_slots, self.dtype)
-        return Decoder(model, slots)
-
-    def ssm(self, plan: Plan, program: Program, weights: Mapping[str, Region]) -> SSMSpeculator:
-        decoder = self.decoder(program, weights, sum(level_sizes(plan.expansion)))
-        return SSMSpeculator(plan.name, decoder, plan.expansion)
-
-
-def _runtime(executor: str, dtype: torch.dtype) -> Runtime:
-    # NumPy, and so Numba, has no bfloat16.
-    processors = ("numba", "cpu") if dtype == torch.float32 else ("cpu",)
-    if executor == "threads":
-        # The workers share the cores: each task gets one of them.
-        workers = torch.get_num_threads()
-        start = partial(torch.set_num_threads, 1)
-        return Runtime(ThreadedExecutor(workers, start), processors)
-    return Runtime(SerialExecutor(), processors)
 
 
 def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:

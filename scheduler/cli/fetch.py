@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from specinfer.models.catalogue import Catalogue, load_catalogue
-from specinfer.models.fetch import describe, fetch, home_from_environment, locate
-from specinfer.scheduler.cli.progress import progress_bar
+from specinfer.models.fetch import home_from_environment, locate
+from specinfer.scheduler.cli.bring import bring
 
 if TYPE_CHECKING:  # generic in the type stubs only
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -56,11 +55,7 @@ def run(args: argparse.Namespace) -> int:
         _list(catalogue, home, as_json=args.json)
         return 0
     name = args.name or catalogue.default
-    path = locate(name, home)
-    if path is None:
-        print(describe(name), file=sys.stderr)
-        with progress_bar(name) as progress:
-            path = fetch(name, home, progress)
+    path = bring(name, home)
     print(json.dumps({"name": name, "path": str(path)}) if args.json else path)
     return 0
 

@@ -20,9 +20,9 @@ from specinfer.scheduler.cli.bring import bring
 
 if TYPE_CHECKING:  # these import torch: only when the command runs
     from specinfer.runtime.inspection import Repeated
+    from specinfer.scheduler.assembly import Plan
     from specinfer.scheduler.cli.fetch import Subparsers
     from specinfer.scheduler.config import ServingConfig
-    from specinfer.scheduler.llm import Plan
 
 _EPILOG = """\
 examples:

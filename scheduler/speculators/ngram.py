@@ -6,11 +6,13 @@ repeats: edits of given code, summaries with quotes. Several earlier places make
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specinfer.scheduler.speculators import Context
+from specinfer.scheduler.step_cost import FREE, StepCost
 from specinfer.scheduler.token_tree import TokenTree
 
 
@@ -31,22 +33,24 @@ class _Index:
 class NGramSpeculator:
     """Proposes what followed earlier occurrences of the request's last tokens.
 
+    Of all nodes found, the likeliest are proposed, as many as their verification is worth.
+
     Args:
         max_nodes: most nodes of a tree, the root not counted.
         min_match: tokens that must agree.
+        cost: of a verification step by its rows.
         max_places: earlier places looked at, the latest first; those that agree longest come first.
-        trust: tokens proposed for each token that agrees: a long match is worth a long guess.
     """
 
     name = "ngram"
 
     def __init__(
-        self, max_nodes: int = 12, min_match: int = 2, max_places: int = 8, trust: float = 2.0
+        self, max_nodes: int = 16, min_match: int = 2, cost: StepCost = FREE, max_places: int = 8
     ) -> None:
         self.max_nodes = max_nodes
         self._min_match = min_match
+        self._cost = cost
         self._max_places = max_places
-        self._trust = trust
         self._indices: dict[int, _Index] = {}
 
     def admit(self, request: int, tokens: int) -> bool:
@@ -59,27 +63,64 @@ class NGramSpeculator:
         del self._indices[request]
 
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
-        """A path for each earlier place, as far as the budget goes."""
-        return [self._tree(context) for context in contexts]
+        """The likeliest nodes of the paths behind all earlier places."""
+        drafts = []
+        for context in contexts:
+            found = self._find(context)
+            likeliest = sorted(range(1, len(found)), key=lambda n: -found.log_probs[n])
+            likeliest = likeliest[: self.max_nodes]
+            probabilities = [math.exp(found.log_probs[node]) for node in likeliest]
+            size = self._cost.best_size(probabilities, len(contexts))
+            drafts.append(_restricted(found, sorted(likeliest[:size])))
+        return drafts
 
     def accept(self, tokens: Mapping[int, Sequence[int]]) -> None:
         """Do nothing: the next context tells."""
 
-    def _tree(self, context: Context) -> TokenTree:
+    def _find(self, context: Context) -> TokenTree:
+        """Every path, as far as it may be right, with estimated log-probabilities."""
         tokens = context.tokens
         tree = TokenTree(tokens[-1])
         index = self._indices[context.request]
         index.extend(tokens)
         places = index.ends.get(tuple(tokens[-self._min_match :]), [])[:-1][-self._max_places :]
         matches = [(_agreement(tokens, place), place) for place in places]
+        length = min(context.max_depth, self.max_nodes)
         for agreement, place in sorted(matches, reverse=True):
-            length = min(context.max_depth, int(agreement * self._trust))
             node = 0
-            for token in tokens[place : place + length]:
-                if len(tree) > self.max_nodes and tree.child(node, token) is None:
-                    return tree
-                node = tree.add(node, token)
+            for depth, token in enumerate(tokens[place : place + length]):
+                child = tree.child(node, token)
+                if child is None:
+                    claimed = sum(math.exp(tree.log_probs[c]) for c in tree.children(node))
+                    left = max(math.exp(tree.log_probs[node]) - claimed, LEAST)
+                    likely = left * _confidence(agreement + depth)
+                    child = tree.add(node, token, math.log(likely))
+                node = child
         return tree
+
+
+def _confidence(agreement: int) -> float:
+    """How often the next token is the same behind places that agree in so many tokens.
+
+    Measured on greedy outputs of two models for chats and code: .5, .62, .7, .76 at 2 to 5, above
+    .9 at 12 (docs/evaluation.md).
+    """
+    return max(1 - 1 / agreement, LEAST)
+
+
+LEAST = 0.01
+"""What is left to a path whose probability others have claimed."""
+
+
+def _restricted(tree: TokenTree, nodes: Sequence[int]) -> TokenTree:
+    """The tree of these nodes, parents before children."""
+    kept = TokenTree(tree.root)
+    node_of = {0: 0}
+    for node in nodes:
+        node_of[node] = kept.add(
+            node_of[tree.parents[node]], tree.tokens[node], tree.log_probs[node]
+        )
+    return kept
 
 
 def _agreement(tokens: Sequence[int], place: int, limit: int = 32) -> int:

@@ -25,7 +25,7 @@ def bring(monkeypatch: pytest.MonkeyPatch) -> None:
         progress("a wheel", 1, 2)
         return home / "models" / name
 
-    monkeypatch.setattr(command, "fetch", fetch)
+    monkeypatch.setattr("specinfer.scheduler.cli.bring.fetch", fetch)
 
 
 @pytest.mark.usefixtures("bring")

@@ -228,7 +228,7 @@ def test_bad_input_is_one_line_before_weights_are_read(
     argv: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr("specinfer.scheduler.llm.load_weights", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("specinfer.scheduler.assembly.load_weights", lambda *_: pytest.fail("read"))
     (tmp_path / "bad.yaml").write_text("modle: x")
     (tmp_path / "cut.gguf").write_bytes(other_vocabulary.read_bytes()[:5000])
     argv = [argument.format(tmp=tmp_path, other=other_vocabulary) for argument in argv]
@@ -248,7 +248,7 @@ def test_bad_prompts_are_one_line(
     monkeypatch: pytest.MonkeyPatch,
     argv: list[str],
 ) -> None:
-    monkeypatch.setattr("specinfer.scheduler.llm.load_weights", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("specinfer.scheduler.assembly.load_weights", lambda *_: pytest.fail("read"))
     argv = [argument.format(tmp=tmp_path) for argument in argv]
     code, out, err = specinfer(capsys, "generate", "--model", folder, *argv)
     assert (code, out) == (2, "")

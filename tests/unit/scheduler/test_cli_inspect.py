@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECINFER_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("specinfer.scheduler.llm.load_weights", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("specinfer.scheduler.assembly.load_weights", lambda *_: pytest.fail("read"))
     for checkpoint in ("hf_checkpoint.HuggingFaceCheckpoint", "gguf_checkpoint.GgufCheckpoint"):
         monkeypatch.setattr(f"specinfer.models.{checkpoint}.tensor", lambda *_: pytest.fail("read"))
 

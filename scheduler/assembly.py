@@ -1,0 +1,161 @@
+"""Puts an engine together: models with their weights, their K/V pools, and the speculators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from specinfer.models.batch import BatchLimits
+from specinfer.models.checkpoint import Checkpoint
+from specinfer.models.compiler import Program, compile_graph
+from specinfer.models.definition import Definition
+from specinfer.models.graph import Graph
+from specinfer.models.model import Model, memory_bytes, weight_regions
+from specinfer.models.progress import Progress
+from specinfer.models.weights import load_weights
+from specinfer.runtime.context import Runtime
+from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.executor.serial import SerialExecutor
+from specinfer.runtime.executor.threads import ThreadedExecutor
+from specinfer.runtime.region import Region
+from specinfer.scheduler.config import BatchConfig, NGram
+from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.engine import Engine
+from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
+from specinfer.scheduler.step_cost import StepCost, measure_step_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A model of an engine before its weights are read.
+
+    Attributes:
+        name: for people.
+        checkpoint: where its weights are.
+        definition: says what it computes.
+        layers: how many of its first layers are used; None for all.
+        expansion: shape of its trees, if it is an SSM.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    definition: Definition
+    layers: int | None = None
+    expansion: Sequence[int] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The definition's parameters, with this checkpoint's values."""
+        return self.definition.evaluate(self.checkpoint.config, **self._overrides)
+
+    @property
+    def graph(self) -> Graph:
+        """What it computes."""
+        return self.definition.build(self.checkpoint.config, **self._overrides)
+
+    @property
+    def _overrides(self) -> dict[str, int]:
+        return {} if self.layers is None else {"layers": self.layers}
+
+
+def new_runtime(executor: str, dtype: torch.dtype) -> Runtime:
+    """A runtime on this machine's CPU; ``executor`` is ``serial`` or ``threads``."""
+    # NumPy, and so Numba, has no bfloat16.
+    processors = ("numba", "cpu") if dtype == torch.float32 else ("cpu",)
+    if executor == "threads":
+        # The workers share the cores: each task gets one of them.
+        workers = torch.get_num_threads()
+        start = partial(torch.set_num_threads, 1)
+        return Runtime(ThreadedExecutor(workers, start), processors)
+    return Runtime(SerialExecutor(), processors)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Makes one engine.
+
+    Attributes:
+        runtime: that all of its models share.
+        batch: how much is done at once.
+        length: most tokens of a request.
+        dtype: of weights, activations and K/V.
+    """
+
+    runtime: Runtime
+    batch: BatchConfig
+    length: int
+    dtype: torch.dtype
+
+    def engine(self, llm: Plan, drafts: Sequence[Plan | NGram], progress: Progress) -> Engine:
+        """Read all weights and connect an LLM with its speculators.
+
+        Raises:
+            SpecInferError: weights that do not fit their model, or that this machine has not the
+                memory for what is asked.
+        """
+        program = compile_graph(llm.graph)
+        self._sizes(program, sum(map(_num_nodes, drafts)))  # refused before weights are read
+        weights = self._weights(llm.checkpoint, program, progress)
+        speculators: list[Speculator] = []
+        for draft in drafts:
+            if isinstance(draft, NGram):
+                cost = self._step_cost(weights)
+                speculators.append(NGramSpeculator(draft.ngram, draft.min_match, cost))
+            else:
+                ssm = compile_graph(draft.graph)
+                shared = draft.checkpoint is llm.checkpoint
+                own = weights if shared else self._weights(draft.checkpoint, ssm, progress)
+                decoder = self._decoder(ssm, own, _num_nodes(draft))
+                speculators.append(SSMSpeculator(draft.name, decoder, draft.expansion))
+        nodes = sum(speculator.max_nodes for speculator in speculators)
+        return Engine(self._decoder(program, weights, nodes), speculators)
+
+    def _weights(
+        self, checkpoint: Checkpoint, program: Program, progress: Progress
+    ) -> dict[str, Region]:
+        weights = load_weights(checkpoint, program.weights, self.dtype, progress)
+        return weight_regions(self.runtime, weights)
+
+    def _step_cost(self, weights: Mapping[str, Region]) -> StepCost:
+        arrays = [region.array("value") for region in weights.values() if len(region.shape) == 2]
+        return measure_step_cost([array for array in arrays if isinstance(array, torch.Tensor)])
+
+    def _sizes(self, program: Program, nodes: int) -> tuple[BatchLimits, KVSlots]:
+        """The largest batch, and the K/V slots, of a model for trees of ``nodes`` nodes."""
+        requests = self.batch.max_requests
+        limits = BatchLimits(
+            rows=max(self.batch.max_rows, requests * (1 + nodes)),
+            requests=requests,
+            context=self.length,
+            nodes=max(self.batch.max_rows, 1 + nodes),
+            logit_rows=requests * (1 + nodes),
+        )
+        slots = KVSlots(requests, requests * self.length, max(1, nodes))
+        needed = memory_bytes(program, limits, slots.num_slots, self.dtype)
+        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > present:
+            raise ConfigError(
+                f"{program.name}: {requests} requests of {self.length} tokens with trees of "
+                f"{nodes} nodes take up to {needed / 1e9:.1f} GB beside the weights, expected at "
+                f"most this machine's {present / 1e9:.1f} GB; lower batch.max_requests, "
+                "batch.max_length or the trees"
+            )
+        return limits, slots
+
+    def _decoder(self, program: Program, weights: Mapping[str, Region], nodes: int) -> Decoder:
+        limits, slots = self._sizes(program, nodes)
+        model = Model(self.runtime, program, weights, limits, slots.num_slots, self.dtype)
+        return Decoder(model, slots)
+
+
+def _num_nodes(draft: Plan | NGram) -> int:
+    """Most nodes of a speculator's tree, the root not counted."""
+    return draft.ngram if isinstance(draft, NGram) else sum(level_sizes(draft.expansion))

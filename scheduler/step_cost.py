@@ -1,0 +1,92 @@
+"""What a step costs by its rows, and how many guessed nodes are worth it.
+
+On a GPU that waits for memory the rows of a tree are nearly free; on a CPU each of them costs. The
+curve is measured on the weights themselves when an engine is made. It decides how much is guessed,
+never what is written.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+MEASURED_ROWS = (1, 2, 4, 8, 16, 32, 64)
+MEASURED_BYTES = 1 << 26
+"""Weights that a measurement streams: more than a cache holds, little enough to take no time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Time of a step relative to the shortest, linear between measured points.
+
+    Attributes:
+        rows: increasing numbers of rows.
+        times: of steps with these rows, in any unit.
+
+    >>> cost = StepCost((1, 2, 4), (10.0, 11.0, 15.0))
+    >>> cost(1), cost(3), cost(8)
+    (1.0, 1.3, 2.3)
+    """
+
+    rows: tuple[int, ...]
+    times: tuple[float, ...]
+
+    def __call__(self, rows: int) -> float:
+        """The relative cost of a step; beyond the last point the last slope goes on."""
+        if len(self.rows) == 1:
+            return 1.0
+        right = min(max(bisect_left(self.rows, rows), 1), len(self.rows) - 1)
+        left = right - 1
+        slope = (self.times[right] - self.times[left]) / (self.rows[right] - self.rows[left])
+        return (self.times[left] + slope * (rows - self.rows[left])) / self.times[0]
+
+    def best_size(self, probabilities: Sequence[float], requests: int) -> int:
+        """How many nodes to verify for the most tokens in a given time.
+
+        Args:
+            probabilities: of acceptance, of the nodes of one request, the likeliest first.
+            requests: in the step; each is taken to add as many nodes.
+
+        >>> StepCost((1, 2, 4), (1.0, 1.1, 2.0)).best_size([0.5, 0.2, 0.1], requests=1)
+        1
+        """
+        gains = [1.0, *(1 + total for total in accumulate(probabilities))]
+        rates = [gain / self(requests * (1 + n)) for n, gain in enumerate(gains)]
+        return rates.index(max(rates))
+
+
+FREE = StepCost((1,), (1.0,))
+"""Every node is worth verifying."""
+
+
+def measure_step_cost(weights: Sequence[Tensor], repeats: int = 3) -> StepCost:
+    """Time the matrix products of a model at growing numbers of rows.
+
+    Args:
+        weights: (features, in) matrices; the first ones of :data:`MEASURED_BYTES` are used.
+        repeats: of each measurement, of which the fastest counts.
+    """
+    used: list[Tensor] = []
+    for weight in weights:
+        if sum(w.nbytes for w in used) < MEASURED_BYTES:
+            used.append(weight)
+    times = [_time(used, rows, repeats) for rows in MEASURED_ROWS]
+    return StepCost(MEASURED_ROWS, tuple(accumulate(times, max)))
+
+
+def _time(weights: Sequence[Tensor], rows: int, repeats: int) -> float:
+    best = math.inf
+    inputs = {w.shape[1]: torch.ones(rows, w.shape[1], dtype=w.dtype) for w in weights}
+    for _ in range(repeats + 1):  # the first warms up
+        start = perf_counter()
+        for weight in weights:
+            torch.mm(inputs[weight.shape[1]], weight.t())
+        best = min(best, perf_counter() - start)
+    return best
