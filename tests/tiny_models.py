@@ -316,7 +316,11 @@ def audit_kv(
     tokens: Sequence[int],
     layers: int | None = None,
 ) -> float:
-    """How far the K/V of a request's committed tokens are from those of a plain pass over them."""
+    """How far the K/V of a request's committed tokens are from those of a plain pass over them.
+
+    Returns:
+        The largest difference over one more than the size; infinity where there is a NaN.
+    """
     cached = decoder.cached[request]
     if not cached:
         return 0.0
@@ -325,6 +329,6 @@ def audit_kv(
     slots = torch.from_numpy(decoder.slots.positions(request, 0, cached))
     distance = 0.0
     for pool, plain in (("k", right.keys), ("v", right.values)):
-        difference = (kv_memory(decoder, pool)[:, slots].double() - plain).abs()
+        difference = (kv_memory(decoder, pool)[:, slots].double() - plain).abs() / (1 + plain.abs())
         distance = max(distance, float(difference.nan_to_num(torch.inf).max()))
     return distance
