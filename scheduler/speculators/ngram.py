@@ -91,8 +91,10 @@ class NGramSpeculator:
             for depth, token in enumerate(tokens[place : place + length]):
                 child = tree.child(node, token)
                 if child is None:
+                    reached = math.exp(tree.log_probs[node])
                     claimed = sum(math.exp(tree.log_probs[c]) for c in tree.children(node))
-                    left = max(math.exp(tree.log_probs[node]) - claimed, LEAST)
+                    # Always less than what the parent has: a node is never kept without it.
+                    left = max(reached - claimed, LEAST * reached)
                     likely = left * _confidence(agreement + depth)
                     child = tree.add(node, token, math.log(likely))
                 node = child
@@ -109,7 +111,7 @@ def _confidence(agreement: int) -> float:
 
 
 LEAST = 0.01
-"""What is left to a path whose probability others have claimed."""
+"""The share that is left to a path whose probability others have claimed."""
 
 
 def _restricted(tree: TokenTree, nodes: Sequence[int]) -> TokenTree:
