@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from specinfer.runtime.task import Task
@@ -29,10 +29,7 @@ class Signature:
     """
 
     out: Shape
-    weights: Mapping[str, Shape] = frozenset()  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", dict(self.weights))
+    weights: Mapping[str, Shape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +42,8 @@ class Operator:
         tasks: what it lowers to, in order. Their parameters name the operator's inputs, weights and
             attributes, ``out``, and the model's state (``kv``, ``keys``, ...).
         weights: the weights it must be given.
-        optional_weights: those it may be given; a task that takes one that is absent gets None's
-            stand-in by :attr:`without`.
-        without: for a missing optional weight, the tasks to use instead.
+        optional_weights: those it may be given.
+        without: what it lowers to instead of ``tasks`` where an optional weight is not given.
     """
 
     name: str

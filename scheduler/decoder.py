@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from specinfer.models.model import Model
 from specinfer.ops.attention import commit_kv
 from specinfer.runtime.region import Subregion
 from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.token_tree import TokenTree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,26 @@ class Work:
     parents: Sequence[int] = ()
     computed: int = 0
     chain_logits: bool = True
+
+    @classmethod
+    def of_tree(
+        cls, request: int, tree: TokenTree, *, chain: Sequence[int] = (), computed: int = 1
+    ) -> Self:
+        """The work of computing a tree; its root is the end of the chain, or computed before.
+
+        Args:
+            request: its number.
+            tree: the whole tree.
+            chain: accepted tokens that this model has not computed yet.
+            computed: leading nodes, the root among them, whose K/V the model has or gets as chain.
+        """
+        return cls(
+            request=request,
+            chain=chain,
+            tokens=tree.tokens[1:],
+            parents=[parent - 1 for parent in tree.parents[1:]],
+            computed=computed - 1,
+        )
 
     @property
     def num_rows(self) -> int:

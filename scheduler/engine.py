@@ -94,7 +94,7 @@ class Engine:
         decoding = [r for r in self._running if self._num_pending(r) == 1 and r.output]
         with self.stats.time("draft"):
             trees = self._draft(decoding)
-        works = [_verification(r, self._pending(r), trees[r.id]) for r in decoding]
+        works = [Work.of_tree(r.id, trees[r.id], chain=self._pending(r)) for r in decoding]
         works += self._prefill(sum(work.num_rows for work in works))
         with self.stats.time("verify" if decoding else "prefill"):
             predicted = self._forward(works)
@@ -193,15 +193,6 @@ class Engine:
         self._llm.commit([(e.request.id, [node - 1 for node in e.accepted]) for e in going_on])
         for speculator in self._speculators:
             speculator.accept({event.request.id: event.tokens for event in going_on})
-
-
-def _verification(request: Request, chain: Sequence[int], tree: TokenTree) -> Work:
-    return Work(
-        request=request.id,
-        chain=chain,
-        tokens=tree.tokens[1:],
-        parents=[parent - 1 for parent in tree.parents[1:]],
-    )
 
 
 def _verified(request: Request, tree: TokenTree, accepted: Accepted) -> Event:

@@ -103,7 +103,7 @@ class SSMSpeculator:
             if not growing:
                 break
             if level > 0:
-                works = [_frontier(context.request, draft) for context, draft in growing]
+                works = [Work.of_tree(c.request, d.tree, computed=d.computed) for c, d in growing]
             tokens, log_probs = self._likeliest(works, width)
             row = 0
             for _, draft in growing:
@@ -151,18 +151,4 @@ class SSMSpeculator:
         part = IndexSpace((0, 0), (logits.space.shape[0], width))
         tokens, log_probs = self._tokens.part(part), self._log_probs.part(part)
         runtime.launch(top_k, logits=logits, tokens=tokens, log_probs=log_probs)
-        return _listed(runtime.read(tokens)), _listed(runtime.read(log_probs))
-
-
-def _frontier(request: int, draft: _Draft) -> Work:
-    tree = draft.tree
-    return Work(
-        request=request,
-        tokens=tree.tokens[1:],
-        parents=[parent - 1 for parent in tree.parents[1:]],
-        computed=draft.computed - 1,
-    )
-
-
-def _listed(values: torch.Tensor) -> list[list]:  # type: ignore[type-arg]
-    return values.tolist()
+        return runtime.read(tokens).tolist(), runtime.read(log_probs).tolist()
