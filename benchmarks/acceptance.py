@@ -33,7 +33,7 @@ from benchmarks.replay import (
     tokens_per_step,
     top,
 )
-from benchmarks.report import DATA, RESULTS, Row, markdown, plot, write
+from benchmarks.report import DATA, RESULTS, Row, commit, device, markdown, plot, write
 from benchmarks.writing import STDERR, follow, load
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.engine import Engine
@@ -288,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--live", type=int, default=3, help="prompts of each set to generate")
     parser.add_argument("--live-tokens", type=int, default=128, help="most new tokens of these")
     parser.add_argument("--cache", type=Path, help="folder of finished prompts, to go on from")
-    parser.add_argument("--out", default="acceptance", help="name of the result file")
+    parser.add_argument("--out", default="", help="name of the result file")
     parser.add_argument("--ranks", type=Path, default=RANKS, help="file to keep the ranks in")
     options = parser.parse_args(arguments)
     reference, meta = read_ranks(REFERENCE_RANKS)
@@ -303,8 +303,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows += [rank_agreement(ranks, reference, meta["cap"]), *agreement_rows(outputs, found)]
     rows += live_rows(found, ranks)
     _print(rows, ranks)
-    print(write(options.out, rows))
-    _plot(ranks, options.out)
+    name = options.out or ("acceptance_replay" if options.replay else "acceptance")
+    print(write(name, rows))
+    _plot(ranks, name)
     wrong = [row for row in rows if row.name.endswith("mismatches") and row.value]
     off = [r for r in rows if r.name.startswith("live/") and r.value != r.against["replay"]]
     return 1 if wrong or off else 0
@@ -319,7 +320,8 @@ def _run(
     models.write(prompts, (), options.tokens, cache)
     outputs = {key: cache[key] for key in prompts}
     ranks = measure(models, prompts, outputs, Cache(options.cache, f"{name}-ranks"))
-    save_ranks(options.ranks, ranks, {"llm": LARGE, "ssm": SMALL, "dtype": "float32"})
+    meta = {"llm": LARGE, "ssm": SMALL, "dtype": "float32", "device": device(), "commit": commit()}
+    save_ranks(options.ranks, ranks, meta)
     cache = Cache(options.cache, f"{LARGE}-float32-{options.live_tokens}-live")
     found = live(models, prompts, options.live_tokens, options.live, cache)
     return ranks, outputs, found

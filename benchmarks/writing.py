@@ -20,7 +20,7 @@ from specinfer.models.definition import definition_for
 from specinfer.models.fetch import fetch, home_from_environment, locate
 from specinfer.models.model import Model, weight_regions
 from specinfer.models.weights import load_weights
-from specinfer.runtime.context import Runtime
+from specinfer.scheduler.assembly import new_runtime
 from specinfer.scheduler.config import BatchConfig, Draft, GenerationConfig
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Event
@@ -55,9 +55,7 @@ class Loaded:
             rows: most rows of a step; trees of all requests always fit.
             length: most tokens of a request.
         """
-        # As in LLM.compile: NumPy, and so Numba, has no bfloat16.
-        processors = ("numba", "cpu") if self.dtype == torch.float32 else ("cpu",)
-        runtime = Runtime(processors=processors)
+        runtime = new_runtime("serial", self.dtype)
         trees = requests * (1 + nodes)
         limits = BatchLimits(
             rows=max(rows, trees),
