@@ -72,7 +72,9 @@ class Definition:
         where = f"{self.name}: parameters.{name}"
         if isinstance(source, str) and source.startswith("="):
             return formula(source[1:], known, where)
-        keys = source["key"] if isinstance(source, Mapping) else source
+        keys = source.get("key") if isinstance(source, Mapping) else source
+        if not isinstance(keys, (str, list)):
+            raise GraphError(f"{where}: found {source!r}, expected a key or keys, or a formula")
         for key in keys if isinstance(keys, list) else [keys]:
             value = _lookup(config, key)
             if value is not _MISSING and value is not None:
@@ -101,12 +103,13 @@ class _Scope:
         self._tensors = tensors
 
     def run(self, lines: list[Mapping[str, Any]], values: Mapping[str, Any], where: str) -> None:
-        for number, line in enumerate(lines):
+        for number, line in enumerate(_expect(lines, list, where)):
             here = f"{where}[{number}]"
-            if "repeat" in line:
-                if unknown := set(line) - {"repeat", "as", "body"}:
-                    raise GraphError(f"{here}: unknown key {min(unknown)!r} beside repeat")
-                for i in range(int(_fill(line["repeat"], values, here))):
+            if "repeat" in _expect(line, dict, here):
+                if set(line) != {"repeat", "as", "body"}:
+                    raise GraphError(f"{here}: found {sorted(line)}, expected repeat, as and body")
+                count = _expect(_fill(line["repeat"], values, here), int, f"{here}.repeat")
+                for i in range(count):
                     self.run(line["body"], {**values, line["as"]: i}, f"{here}.body")
             else:
                 self._operator(line, values, here)
@@ -118,8 +121,10 @@ class _Scope:
         except KeyError as error:
             raise GraphError(f"{here}: {error} is missing; found {sorted(line)}") from None
         tensors = []
+        _expect(kind, str, f"{here}.op")
+        _expect(out, str, f"{here}.out")
         for name in inputs if isinstance(inputs, list) else [inputs]:
-            if name not in self._tensors:
+            if _expect(name, str, f"{here}.in") not in self._tensors:
                 raise GraphError(f"{here}: no tensor {name!r} has been made yet")
             tensors.append(self._tensors[name])
         filled = {key: _fill(value, values, f"{here}.{key}") for key, value in given.items()}
@@ -142,7 +147,7 @@ def load_definition(source: str | Path) -> Definition:
     path = Path(source)
     try:
         data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GraphError(f"{path}: {' '.join(str(error).split())}") from None
     if (
         not isinstance(data, dict)
@@ -151,12 +156,19 @@ def load_definition(source: str | Path) -> Definition:
     ):
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
         raise GraphError(f"{path}: found {found}, expected the sections {sorted(_SECTIONS)}")
+
+    def section(name: str, kind: type) -> Any:
+        return _expect(kind() if data.get(name) is None else data[name], kind, f"{path}: {name}")
+
+    require = section("require", dict)
+    for key, allowed in require.items():
+        _expect(allowed, list, f"{path}: require.{key}")
     return Definition(
         path.stem,
-        tuple(data.get("model_type", ())),
-        data.get("require") or {},
-        data["parameters"],
-        data["graph"],
+        tuple(section("model_type", list)),
+        require,
+        section("parameters", dict),
+        section("graph", list),
     )
 
 
@@ -220,6 +232,8 @@ def formula(text: str, values: Mapping[str, Any], where: str) -> Any:
         return value(ast.parse(text.strip(), mode="eval").body)
     except SyntaxError:
         raise GraphError(f"{where}: {text.strip()!r} is not a formula") from None
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise GraphError(f"{where}: {text.strip()!r}: {error}") from None
 
 
 def _fill(value: Any, values: Mapping[str, Any], where: str) -> Any:
@@ -229,8 +243,17 @@ def _fill(value: Any, values: Mapping[str, Any], where: str) -> Any:
         return formula(value[1:], values, where)
     try:
         return value.format_map(values)
-    except (KeyError, IndexError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         raise GraphError(f"{where}: {value!r} names something that is not a parameter") from None
+
+
+def _expect(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind):
+        raise GraphError(f"{where}: found {value!r}, expected {_KINDS[kind]}")
+    return value
+
+
+_KINDS = {str: "a name", int: "a number", list: "a list", dict: "keys and values"}
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:

@@ -128,8 +128,8 @@ class Graph:
                 out), and its attributes.
 
         Raises:
-            GraphError: an unknown operator, shapes or attributes that do not fit, a weight that is
-                missing or was used before with another shape.
+            GraphError: an unknown operator, a tensor of another graph, shapes or attributes that do
+                not fit, a weight that is missing or was used before with another shape.
         """
         name = out or f"{operator}_{len(self.nodes)}"
         where = f"{self.name}: {name} = {operator}"
@@ -141,11 +141,14 @@ class Graph:
         attributes = {k: v for k, v in given.items() if k not in takes}
         if missing := [weight for weight in kind.weights if weight not in weights]:
             raise GraphError(f"{where}: weight {missing[0]!r} is missing")
+        made = {*self.inputs, *(node.out for node in self.nodes)}
+        if strangers := [tensor for tensor in inputs if tensor not in made]:
+            raise GraphError(f"{where}: {strangers[0]} is no tensor of this graph")
         try:
             signature = kind.signature(tuple(tensor.shape for tensor in inputs), attributes)
-        except ShapeError as error:
+        except (ShapeError, TypeError) as error:  # a text where arithmetic wants a number
             raise GraphError(f"{where}: {error}") from None
-        if name in {node.out.name for node in self.nodes} | {tensor.name for tensor in self.inputs}:
+        if name in {tensor.name for tensor in made}:
             raise GraphError(f"{where}: there is a tensor {name!r} already")
         for weight, checkpoint_name in weights.items():
             self._use_weight(where, checkpoint_name, signature.weights[weight])
@@ -155,7 +158,9 @@ class Graph:
         return result
 
     def _use_weight(self, where: str, name: str, shape: Shape) -> None:
-        sizes = tuple(int(size) for size in shape)
+        sizes = tuple(size for size in shape if isinstance(size, int))
+        if len(sizes) < len(shape):
+            raise GraphError(f"{where}: weight {name} is {shape}, expected numbers")
         if self.weights.setdefault(name, sizes) != sizes:
             raise GraphError(
                 f"{where}: weight {name} is {sizes} here, but {self.weights[name]} before"
