@@ -107,7 +107,7 @@ def compile_graph(graph: Graph) -> Program:
         operands[node.out.name] = Operand("buffer", free[kind].pop())
         steps += _lower(node, operands, layer)
         layer += node.operator is ATTENTION
-        for tensor in {*node.inputs, node.out}:
+        for tensor in dict.fromkeys((*node.inputs, node.out)):  # a set's order is not always one
             if last_use.get(tensor.name, number) == number and tensor not in graph.inputs:
                 free[_buffer(graph, tensor)].append(int(operands[tensor.name].name))
     return Program(
