@@ -1,0 +1,82 @@
+"""Speculative decoding with tiny random models: the same text, in fewer passes of the LLM.
+
+The SSM is the LLM with some noise on its weights, so that it is often right. Nothing is downloaded;
+for real models see ``specinfer.LLM``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from specinfer import BatchConfig
+from specinfer.models.compiler import compile_graph
+from specinfer.models.definition import definition_for
+from specinfer.models.progress import silent
+from specinfer.models.tokenizer import Tokenizer
+from specinfer.runtime.context import Runtime
+from specinfer.scheduler.assembly import Assembly, Plan
+from specinfer.scheduler.request import Request
+
+torch.set_num_threads(1)  # products this small are slower on two
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 100,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+}
+DEFINITION = definition_for(CONFIG)
+SHAPES = compile_graph(DEFINITION.build(CONFIG)).weights
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint:
+    """Weights made from a seed, with more or less noise added."""
+
+    noise: float = 0.0
+    path: Path = Path("random")
+    config = CONFIG
+
+    def names(self) -> frozenset[str]:
+        """All that the model wants."""
+        return frozenset(SHAPES)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """As the model wants it."""
+        return SHAPES[name]
+
+    def tensor(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """The same in every run."""
+        generator = torch.Generator().manual_seed(list(SHAPES).index(name))
+        weight = torch.randn(SHAPES[name], generator=generator)
+        noise = torch.randn(SHAPES[name], generator=generator)
+        return torch.mul(weight + self.noise * noise, 0.4).to(dtype)
+
+    def tokenizer(self) -> Tokenizer:
+        """There is none: these texts are numbers."""
+        raise NotImplementedError
+
+
+llm = Plan("llm", RandomCheckpoint(), DEFINITION)
+trees = Plan("ssm", RandomCheckpoint(noise=0.05), DEFINITION, expansion=(2, 2, 1, 1))
+chains = Plan("ssm", RandomCheckpoint(noise=0.05), DEFINITION, expansion=(1, 1, 1, 1))
+assembly = Assembly(Runtime(), BatchConfig(max_requests=1), length=128, dtype=torch.float32)
+
+texts = []
+for name, drafts in (("incremental", []), ("chain of 4", [chains]), ("tree of 14", [trees])):
+    engine = assembly.engine(llm, drafts, silent)
+    request = Request(id=0, prompt=[3, 1, 4, 1, 5], max_new_tokens=60)
+    engine.submit(request)
+    for _ in engine.run():
+        pass
+    texts.append(request.output)
+    stats = engine.stats
+    print(f"{name:12} {stats.tokens_per_step:.2f} tokens a step, {stats.num_passes} passes")
+print("the text:", *texts[0][:20], "...")
+print("all texts are the same:", texts[0] == texts[1] == texts[2])
+assert texts[0] == texts[1] == texts[2]
