@@ -37,6 +37,11 @@ class TinyModel:
     config: dict[str, Any]
     weights: dict[str, Tensor]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of all that is computed."""
+        return self.weights["model.norm.weight"].dtype
+
     def program(self, **overrides: Any) -> Program:
         """What the zoo's definition makes of it."""
         return compile_graph(definition_for(self.config).build(self.config, **overrides))
@@ -160,11 +165,11 @@ def make_decoder(
         logit_rows=sizes.requests * (1 + nodes),
     )
     slots = KVSlots(sizes.requests, sizes.requests * sizes.length, max(1, nodes))
-    dtype = model.weights["model.norm.weight"].dtype
     weights = weight_regions(runtime, model.weights)
-    decoder = Decoder(Model(runtime, program, weights, limits, slots.num_slots, dtype), slots)
-    for pool in ("k", "v"):
-        kv_memory(decoder, pool).fill_(float("nan"))
+    pool = slots.num_slots
+    decoder = Decoder(Model(runtime, program, weights, limits, pool, model.dtype), slots)
+    for name in ("k", "v"):
+        kv_memory(decoder, name).fill_(float("nan"))
     return decoder
 
 
@@ -176,10 +181,13 @@ def make_ssm(draft: Draft, sizes: Sizes, runtime: Runtime | None = None) -> SSMS
 
 
 def make_bench(
-    model: TinyModel, drafts: Sequence[Draft | Speculator] = (), sizes: Sizes | None = None
+    model: TinyModel,
+    drafts: Sequence[Draft | Speculator] = (),
+    sizes: Sizes | None = None,
+    processors: Sequence[str] = ("cpu",),
 ) -> Bench:
     """An engine without a tokenizer."""
-    runtime, sizes = Runtime(), sizes or Sizes()
+    runtime, sizes = Runtime(processors=processors), sizes or Sizes()
     speculators = [make_ssm(d, sizes, runtime) if isinstance(d, Draft) else d for d in drafts]
     nodes = sum(speculator.max_nodes for speculator in speculators)
     llm = make_decoder(model, sizes, nodes=nodes, runtime=runtime)

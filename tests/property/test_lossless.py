@@ -93,13 +93,14 @@ class Scenario:
     prompts: tuple[Prompt, ...]
     drafts: tuple[Draft | int, ...]
     sizes: Sizes
+    processors: tuple[str, ...]
 
     def bench(self) -> Bench:
         speculators: list[Draft | Speculator] = [
             NGramSpeculator(draft, min_match=1) if isinstance(draft, int) else draft
             for draft in self.drafts
         ]
-        return make_bench(self.model, speculators, self.sizes)
+        return make_bench(self.model, speculators, self.sizes, self.processors)
 
     def requests(self) -> list[Request]:
         return [
@@ -117,7 +118,9 @@ def scenario(seed: int) -> Scenario:
     sizes = Sizes(
         requests=generator.randint(1, 3), rows=generator.choice([1, 3, 16, 100]), length=112
     )
-    return Scenario(model, prompts, drafts, sizes)
+    is_compiled = model.dtype == torch.float32 and generator.random() < 0.5
+    processors = ("numba", "cpu") if is_compiled else ("cpu",)
+    return Scenario(model, prompts, drafts, sizes, processors)
 
 
 def _random_model(generator: random.Random) -> TinyModel:
