@@ -22,10 +22,8 @@ _INDEX = "model.safetensors.index.json"
 _REQUIRED = (
     "model_type",
     "hidden_size",
-    "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
-    "rms_norm_eps",
     "vocab_size",
     "max_position_embeddings",
 )

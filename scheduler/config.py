@@ -74,7 +74,7 @@ class NGram:
         min_match: last tokens that must have stood there before.
     """
 
-    ngram: int = 12
+    ngram: int = 16
     min_match: int = 2
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class ServingConfig:
     definition: str = ""
     dtype: str = "float32"
     executor: str = "serial"
-    drafts: tuple[SSM | PrefixSSM | NGram, ...] = (NGram(),)
+    drafts: tuple[Draft, ...] = (NGram(),)
     batch: BatchConfig = field(default_factory=BatchConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
 

@@ -9,7 +9,6 @@ judges. The second half tells the runtime to run a program, and complains with a
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -171,9 +170,6 @@ def _slices(access: Access) -> tuple[slice, ...]:
     return tuple(slice(low, high) for low, high in zip(access.lo, access.hi, strict=True))
 
 
-_folding = threading.Lock()
-
-
 def apply_launch(number: int, views: Sequence[tuple[str, NDArray[np.int64]]]) -> list[bytes]:
     """What a launch does to its arrays: all that it writes depends on all that it reads.
 
@@ -189,11 +185,9 @@ def apply_launch(number: int, views: Sequence[tuple[str, NDArray[np.int64]]]) ->
         elif mode == "WD":
             view[...] = digest + 100 * number
         elif mode == "+":
-            with _folding:  # the runtime lets reducers of one operator run at once
-                view += digest + number + 1
+            view += digest + number + 1
         elif mode == "max":
-            with _folding:
-                np.maximum(view, digest + 60 * number, out=view)
+            np.maximum(view, digest + 60 * number, out=view)
     return seen
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 
 from specinfer.runtime.dependence import LaunchId
 from specinfer.runtime.launch import Launch
@@ -18,6 +19,9 @@ class ThreadedExecutor:
         workers: number of threads.
         start_worker: called once on each thread; a caller sets its arrays' threads to one there.
 
+    Reductions with one operator may run in any order, but not at the same moment: each takes the
+    locks of the fields that it folds into.
+
     After a task has raised, launches not yet started are dropped, and the next :meth:`wait` raises.
     """
 
@@ -26,6 +30,7 @@ class ThreadedExecutor:
         self._launches: dict[LaunchId, Launch] = {}
         self._runnable: deque[LaunchId] = deque()
         self._unreported: list[LaunchId] = []
+        self._folding: defaultdict[tuple[int, str], threading.Lock] = defaultdict(threading.Lock)
         self._error: BaseException | None = None
         self._closed = False
         self._changed = threading.Condition()
@@ -74,7 +79,8 @@ class ThreadedExecutor:
                     return
                 id = self._runnable.popleft()
                 launch = self._launches.pop(id, None)
-            error = None if launch is None else _run(id, launch)
+                locks = [] if launch is None else self._locks(launch)
+            error = None if launch is None else _run(id, launch, locks)
             with self._changed:
                 if error is not None:
                     self._error = self._error or error
@@ -83,10 +89,18 @@ class ThreadedExecutor:
                 self._runnable += self._ready.finished(id)
                 self._changed.notify_all()
 
+    def _locks(self, launch: Launch) -> list[threading.Lock]:
+        """Those of the fields that a launch reduces to, in an order that all launches keep."""
+        keys = {r.key for r in launch.requirements if r.privilege.op is not None}
+        return [self._folding[key] for key in sorted(keys)]
 
-def _run(id: LaunchId, launch: Launch) -> BaseException | None:
+
+def _run(id: LaunchId, launch: Launch, locks: Sequence[threading.Lock]) -> BaseException | None:
     try:
-        launch.run()
+        with ExitStack() as held:
+            for lock in locks:
+                held.enter_context(lock)
+            launch.run()
     except BaseException as error:  # a worker that died would leave the program waiting
         error.add_note(f"raised by launch {id}: {launch}")
         return error

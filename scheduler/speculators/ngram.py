@@ -107,7 +107,7 @@ def _confidence(agreement: int) -> float:
     Measured on greedy outputs of two models for chats and code: .5, .62, .7, .76 at 2 to 5, above
     .9 at 12 (docs/evaluation.md).
     """
-    return max(1 - 1 / agreement, LEAST)
+    return max(1 - 1 / agreement, 1 / 4)
 
 
 LEAST = 0.01

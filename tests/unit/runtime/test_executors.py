@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -242,3 +243,17 @@ class TestRecording:
         x = zeros(runtime, "x")
         runtime.launch(increment, x=x.rows(0, 2))
         assert str(executor.graph.nodes[0]["launch"]) == "increment(x=RW x[0:2])"
+
+
+def test_reductions_with_one_operator_lose_nothing() -> None:
+    @task(x=Reduce("+"))
+    def slow_increment(x: Any) -> None:
+        before = x.copy()
+        time.sleep(0.0005)  # long enough for another worker to come between
+        x[:] = before + 1
+
+    with Runtime(ThreadedExecutor(4)) as runtime:
+        x = runtime.region("x", (2,), {"value": "int64"}, {"value": np.zeros(2, np.int64)})
+        for _ in range(50):
+            runtime.launch(slow_increment, x=x.part())
+        assert runtime.read(x.part()).tolist() == [50, 50]
