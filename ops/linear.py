@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels import packed
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -25,6 +29,20 @@ def linear(x: Tensor, weight: Tensor, out: Tensor) -> None:
 def linear_bias(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     """``out = x weight^T + bias``; bias (features,)."""
     torch.addmm(bias, x, weight.t(), out=out)
+
+
+def _is_packed(arrays: Mapping[str, Any]) -> bool:
+    return bool(arrays["weight"].is_mkldnn)
+
+
+@linear.variant("packed", accepts=_is_packed)
+def _linear_packed(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    out.copy_(packed.product(x, weight))
+
+
+@linear_bias.variant("packed", accepts=_is_packed)
+def _linear_bias_packed(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    out.copy_(packed.product(x, weight, bias))
 
 
 LINEAR = Operator(

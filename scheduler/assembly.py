@@ -16,6 +16,7 @@ from specinfer.models.compiler import Program, compile_graph
 from specinfer.models.definition import Definition
 from specinfer.models.graph import Graph
 from specinfer.models.model import Model, memory_bytes, weight_regions
+from specinfer.models.packing import pack_weights
 from specinfer.models.progress import Progress
 from specinfer.models.weights import load_weights
 from specinfer.runtime.context import Runtime
@@ -68,8 +69,8 @@ class Plan:
 
 def new_runtime(executor: str, dtype: torch.dtype) -> Runtime:
     """A runtime on this machine's CPU; ``executor`` is ``serial`` or ``threads``."""
-    # NumPy, and so Numba, has no bfloat16.
-    processors = ("numba", "cpu") if dtype == torch.float32 else ("cpu",)
+    # NumPy, and so Numba, has no bfloat16; only its weights are packed.
+    processors = ("numba", "cpu") if dtype == torch.float32 else ("packed", "cpu")
     if executor == "threads":
         # The workers share the cores: each task gets one of them.
         workers = torch.get_num_threads()
@@ -122,7 +123,7 @@ class Assembly:
         self, checkpoint: Checkpoint, program: Program, progress: Progress
     ) -> dict[str, Region]:
         weights = load_weights(checkpoint, program.weights, self.dtype, progress)
-        return weight_regions(self.runtime, weights)
+        return weight_regions(self.runtime, pack_weights(program, weights))
 
     def _step_cost(self, weights: Mapping[str, Region]) -> StepCost:
         arrays = [region.array("value") for region in weights.values() if len(region.shape) == 2]

@@ -17,6 +17,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels.packed import product
+
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32, 64)
 MEASURED_BYTES = 1 << 26
 """Weights that a measurement streams: more than a cache holds, little enough to take no time."""
@@ -75,7 +77,7 @@ def measure_step_cost(weights: Sequence[Tensor], repeats: int = 3) -> StepCost:
     """
     used: list[Tensor] = []
     for weight in weights:
-        if sum(w.nbytes for w in used) < MEASURED_BYTES:
+        if sum(w.numel() * w.itemsize for w in used) < MEASURED_BYTES:
             used.append(weight)
     times = [_time(used, rows, repeats) for rows in MEASURED_ROWS]
     return StepCost(MEASURED_ROWS, tuple(accumulate(times, max)))
@@ -87,6 +89,7 @@ def _time(weights: Sequence[Tensor], rows: int, repeats: int) -> float:
     for _ in range(repeats + 1):  # the first warms up
         start = perf_counter()
         for weight in weights:
-            torch.mm(inputs[weight.shape[1]], weight.t())
+            x = inputs[weight.shape[1]]
+            product(x, weight) if weight.is_mkldnn else torch.mm(x, weight.t())
         best = min(best, perf_counter() - start)
     return best

@@ -7,6 +7,8 @@ import torch
 from unit.ops.apply import run_variant
 
 from specinfer.ops.attention import tree_attention, write_kv
+from specinfer.ops.kernels.packed import can_pack, pack
+from specinfer.ops.linear import linear, linear_bias
 from specinfer.ops.norm import rms_norm
 from specinfer.ops.registry import OPERATORS
 from specinfer.ops.rotary import rotary
@@ -38,6 +40,20 @@ def test_rotary(seed: int) -> None:
     rotary(x, angles, right, size)
     run_variant(rotary, "numba", x, angles, out, size)
     torch.testing.assert_close(out, right, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU has no bfloat16 products")
+@pytest.mark.parametrize("rows", [1, 2, 7, 16, 33])
+def test_products_with_packed_weights(rows: int) -> None:
+    torch.manual_seed(rows)
+    x, weight, bias = (torch.randn(s).bfloat16() for s in ((rows, 40), (24, 40), (24,)))
+    right, out = torch.full((2, rows, 24), torch.nan, dtype=torch.bfloat16)
+    linear(x, weight, right)
+    run_variant(linear, "packed", x, pack(weight), out)
+    torch.testing.assert_close(out, right, atol=2e-2, rtol=2e-2)
+    linear_bias(x, weight, bias, right)
+    run_variant(linear_bias, "packed", x, pack(weight), bias, out)
+    torch.testing.assert_close(out, right, atol=2e-2, rtol=2e-2)
 
 
 def test_every_compiled_variant_is_compared_with_its_reference() -> None:
