@@ -28,6 +28,7 @@ from benchmarks.prompts import prompt_set
 from benchmarks.replay import label
 from benchmarks.report import RESULTS, Row, markdown, plot, write
 from benchmarks.writing import STDERR, Loaded, load
+from specinfer.models.packing import pack_weights
 from specinfer.scheduler.config import NGram
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.engine import Engine
@@ -214,7 +215,8 @@ class _Run:
 def _modes(model: Loaded, ssm: Decoder | None) -> dict[str, Callable[[], list[Speculator]]]:
     """Ways of decoding, each with what makes its speculators anew for every text."""
     most = NGram().ngram
-    cost = measure_step_cost([w for w in model.weights.values() if w.dim() == 2])
+    weights = pack_weights(model.program, model.weights)
+    cost = measure_step_cost([weight for weight in weights.values() if weight.dim() == 2])
     modes: dict[str, Callable[[], list[Speculator]]] = {
         "incremental": list,
         "n-gram": lambda: [NGramSpeculator(most, cost=cost)],

@@ -19,6 +19,7 @@ from specinfer.models.compiler import Program, compile_graph
 from specinfer.models.definition import definition_for
 from specinfer.models.fetch import fetch, home_from_environment, locate
 from specinfer.models.model import Model, weight_regions
+from specinfer.models.packing import pack_weights
 from specinfer.models.weights import load_weights
 from specinfer.scheduler.assembly import new_runtime
 from specinfer.scheduler.config import BatchConfig, Draft, GenerationConfig
@@ -37,7 +38,7 @@ class Loaded:
     Attributes:
         checkpoint: where it came from.
         program: its compiled graph.
-        weights: by name, in memory that decoders share.
+        weights: by name, in memory that decoders share unless they pack them.
         dtype: of weights, activations and K/V.
     """
 
@@ -65,7 +66,7 @@ class Loaded:
             logit_rows=trees,
         )
         slots = KVSlots(requests, requests * length, nodes)
-        regions = weight_regions(runtime, self.weights)
+        regions = weight_regions(runtime, pack_weights(self.program, self.weights))
         model = Model(runtime, self.program, regions, limits, slots.num_slots, self.dtype)
         return Decoder(model, slots)
 

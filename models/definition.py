@@ -194,6 +194,9 @@ def definition_for(config: Mapping[str, Any]) -> Definition:
     return known[str(kind)]
 
 
+MAX_POWER = 16
+"""Largest power of a formula: a file must not keep the machine busy for ever."""
+
 _BINARY = {
     ast.Add: arithmetic.add,
     ast.Sub: arithmetic.sub,
@@ -221,7 +224,12 @@ def formula(text: str, values: Mapping[str, Any], where: str) -> Any:
             case ast.Name(id=name) if name in values:
                 return values[name]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-                return _BINARY[type(op)](value(left), value(right))
+                first, second = value(left), value(right)
+                if isinstance(op, ast.Pow) and not -MAX_POWER <= second <= MAX_POWER:
+                    raise GraphError(
+                        f"{where}: power {second} of {text.strip()!r}, expected at most {MAX_POWER}"
+                    )
+                return _BINARY[type(op)](first, second)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -value(operand)
             case ast.IfExp(test=test, body=body, orelse=orelse):

@@ -19,6 +19,7 @@ from specinfer.models.model import Model, memory_bytes, weight_regions
 from specinfer.models.packing import pack_weights
 from specinfer.models.progress import Progress
 from specinfer.models.weights import load_weights
+from specinfer.ops.attention import PAGE_SLOTS
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.executor.serial import SerialExecutor
@@ -139,7 +140,8 @@ class Assembly:
             nodes=max(self.batch.max_rows, 1 + nodes),
             logit_rows=requests * (1 + nodes),
         )
-        slots = KVSlots(requests, requests * self.length, max(1, nodes))
+        whole_pages = -(-self.length // PAGE_SLOTS) * PAGE_SLOTS
+        slots = KVSlots(requests, requests * whole_pages, max(1, nodes))
         needed = memory_bytes(program, limits, slots.num_slots, self.dtype)
         present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > present:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from specinfer.runtime.config import from_mapping, read_yaml
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -155,3 +157,12 @@ class ServingConfig:
         ):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}, expected {' or '.join(known)}")
+
+
+def load_config(path: str | Path) -> ServingConfig:
+    """The serving configuration of a YAML file; its keys are those of :class:`ServingConfig`.
+
+    Raises:
+        ConfigError: the file cannot be read, or has a key or value that cannot be used.
+    """
+    return from_mapping(ServingConfig, read_yaml(Path(path)), where=f"{path}: config")

@@ -116,7 +116,7 @@ class Decoder:
         for request, nodes in paths:
             start = self.cached[request]
             sources.append(self.slots.scratch(request)[list(nodes)])
-            targets.append(self.slots.positions(request, start, start + len(nodes)))
+            targets.append(self.slots.committed(request, start, start + len(nodes)))
             self.cached[request] = start + len(nodes)
         if sum(map(len, sources)):
             self.model.runtime.launch(
@@ -143,7 +143,7 @@ class Decoder:
             end = int(prefix[r]) + len(work.chain)
             parents = np.array(work.parents, np.int64)
             page_table[r, : len(pages[r])] = pages[r]
-            tree_slots[r, : chains[r]] = self.slots.positions(work.request, int(prefix[r]), end)
+            tree_slots[r, : chains[r]] = self.slots.committed(work.request, int(prefix[r]), end)
             tree_slots[r, chains[r] : nodes[r]] = self.slots.scratch(work.request)[: len(parents)]
             tokens += [*work.chain, *work.tokens[work.computed :]]
             positions += [np.arange(int(prefix[r]), end), end + _depths(parents)[work.computed :]]

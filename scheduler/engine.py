@@ -78,9 +78,11 @@ class Engine:
         """Queue a request; it joins as soon as there is room.
 
         Raises:
-            RequestError: it can never be served.
+            RequestError: it can never be served, or its number is in use.
         """
         self.check(request)
+        if any(request.id == other.id for other in (*self._waiting, *self._running)):
+            raise RequestError(f"request {request.id}: this number is in use, expected another")
         self._waiting.append(request)
 
     def run(self) -> Iterator[Event]:

@@ -31,7 +31,7 @@ class KVSlots:
     >>> slots = KVSlots(requests=2, tokens=64, nodes=4)
     >>> slots.admit(7, 20), slots.admit(8, 33), slots.admit(8, 32)
     (True, False, True)
-    >>> slots.positions(7, 14, 18).tolist(), slots.scratch(7).tolist()
+    >>> slots.committed(7, 14, 18).tolist(), slots.scratch(7).tolist()
     ([30, 31, 32, 33], [80, 81, 82, 83])
     """
 
@@ -69,7 +69,7 @@ class KVSlots:
         """The pages of a request's first ``length`` tokens."""
         return self._held[request].pages[: -(-length // PAGE_SLOTS)]
 
-    def positions(self, request: int, start: int, stop: int) -> NDArray[np.int64]:
+    def committed(self, request: int, start: int, stop: int) -> NDArray[np.int64]:
         """The slots of a request's tokens ``start`` to ``stop``."""
         at = np.arange(start, stop)
         return self._held[request].pages[at // PAGE_SLOTS] * PAGE_SLOTS + at % PAGE_SLOTS

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -27,6 +28,7 @@ from specinfer.scheduler.config import (
     GenerationConfig,
     NGram,
     PrefixSSM,
+    ServingConfig,
 )
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
@@ -92,6 +94,24 @@ class LLM:
         self._generation = GenerationConfig()
         self._engine: Engine | None = None
         self._num_requests = 0
+
+    @classmethod
+    def from_config(
+        cls, config: ServingConfig, *, home: Path | None = None, progress: Progress = silent
+    ) -> Self:
+        """A compiled LLM, as a serving configuration asks for it.
+
+        Raises:
+            SpecInferError: what making or compiling it raises.
+        """
+        definition = config.definition or None
+        llm = cls(
+            config.model, definition=definition, dtype=config.dtype, home=home, progress=progress
+        )
+        llm.compile(
+            config.generation, ssms=config.drafts, batch=config.batch, executor=config.executor
+        )
+        return llm
 
     @property
     def max_length(self) -> int:

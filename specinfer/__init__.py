@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         NGram,
         PrefixSSM,
         ServingConfig,
+        load_config,
     )
     from specinfer.scheduler.llm import LLM, GenerationResult
     from specinfer.scheduler.token_tree import TokenTree, merge
@@ -36,6 +37,7 @@ __all__ = [
     "SpecInferError",
     "TokenTree",
     "__version__",
+    "load_config",
     "load_definition",
     "merge",
 ]
@@ -53,6 +55,7 @@ _HOME = {
     "ServingConfig": "scheduler.config",
     "SpecInferError": "runtime.errors",
     "TokenTree": "scheduler.token_tree",
+    "load_config": "scheduler.config",
     "load_definition": "models.definition",
     "merge": "scheduler.token_tree",
 }

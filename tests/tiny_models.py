@@ -19,6 +19,7 @@ from specinfer.models.compiler import Program, compile_graph
 from specinfer.models.definition import definition_for
 from specinfer.models.model import Model, weight_regions
 from specinfer.runtime.context import Runtime
+from specinfer.runtime.executor import Executor
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_slots import KVSlots
@@ -185,9 +186,10 @@ def make_bench(
     drafts: Sequence[Draft | Speculator] = (),
     sizes: Sizes | None = None,
     processors: Sequence[str] = ("cpu",),
+    executor: Executor | None = None,
 ) -> Bench:
     """An engine without a tokenizer."""
-    runtime, sizes = Runtime(processors=processors), sizes or Sizes()
+    runtime, sizes = Runtime(executor, processors), sizes or Sizes()
     speculators = [make_ssm(d, sizes, runtime) if isinstance(d, Draft) else d for d in drafts]
     nodes = sum(speculator.max_nodes for speculator in speculators)
     llm = make_decoder(model, sizes, nodes=nodes, runtime=runtime)
@@ -334,7 +336,7 @@ def audit_kv(
         return 0.0
     assert cached <= len(tokens)
     right = plain_forward(model, tokens[:cached], layers)
-    slots = torch.from_numpy(decoder.slots.positions(request, 0, cached))
+    slots = torch.from_numpy(decoder.slots.committed(request, 0, cached))
     distance = 0.0
     for pool, plain in (("k", right.keys), ("v", right.values)):
         difference = (kv_memory(decoder, pool)[:, slots].double() - plain).abs() / (1 + plain.abs())

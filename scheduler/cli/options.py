@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from specinfer.runtime.config import from_mapping
+from specinfer.runtime.config import from_mapping, parse_yaml, read_yaml
 from specinfer.runtime.errors import ConfigError
 
 if TYPE_CHECKING:  # the configuration's defaults import torch: only when a command runs
@@ -113,7 +111,7 @@ def serving_config(args: argparse.Namespace) -> ServingConfig:
     given = vars(args)
     data: dict[str, Any] = {}
     if path := given.get("config"):
-        data = _from_file(path)
+        data = read_yaml(path)
         from_mapping(ServingConfig, data, where=f"{path}: config")
     for flag, keys in _FLAGS.items():
         if given.get(flag) is not None:
@@ -124,27 +122,8 @@ def serving_config(args: argparse.Namespace) -> ServingConfig:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as batch.max_rows=256")
-        _put(data, key.split("."), _parse(value, f"--set {text}"), f"--set {text}")
+        _put(data, key.split("."), parse_yaml(value, f"--set {text}"), f"--set {text}")
     return from_mapping(ServingConfig, data)
-
-
-def _from_file(path: Path) -> Any:
-    try:
-        data = _parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    return {} if data is None else data
-
-
-def _parse(text: str, where: str) -> Any:
-    """Parse YAML; an error says in which line."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise ConfigError(f"{where}{line}: not YAML: {problem}") from None
 
 
 def _put(data: dict[str, Any], keys: Sequence[str], value: Any, said: str) -> None:

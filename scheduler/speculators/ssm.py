@@ -64,6 +64,9 @@ class SSMSpeculator:
         name: for statistics.
         decoder: the model; its scratch holds ``max_nodes`` nodes a request.
         expansion: children of each node, by level.
+
+    Raises:
+        TreeError: an expansion that cannot make a tree, or wider than the vocabulary.
     """
 
     def __init__(
@@ -71,6 +74,11 @@ class SSMSpeculator:
     ) -> None:
         self.name = name
         self.max_nodes = sum(level_sizes(expansion))
+        if max(expansion) > decoder.model.vocabulary:
+            raise TreeError(
+                f"{name}: expansion {list(expansion)}: expected widths of at most the "
+                f"vocabulary's {decoder.model.vocabulary} tokens"
+            )
         self._expansion = tuple(expansion)
         self._decoder = decoder
         self._drafts: dict[int, _Draft] = {}

@@ -273,6 +273,7 @@ def test_formula(text: str, value: object) -> None:
         ("1 + (lambda: 2)", r"here: cannot evaluate '\(?lambda: 2\)?' of"),
         ("1 +", r"here: '1 \+' is not a formula"),
         ("", r"here: '' is not a formula"),
+        ("heads ** 9 ** 9", r"here: power 387420489 of 'heads \*\* 9 \*\* 9', expected at most 16"),
         ("'a' + heads", r"here: \"'a' \+ heads\": can only concatenate str"),
         ("heads / 0", r"here: 'heads / 0': division by zero"),
     ],

@@ -172,12 +172,12 @@ def test_uncommitted_nodes_touch_no_committed_slot(model: TinyModel) -> None:
     decoder = make_decoder(model, SIZES, nodes=NODES)
     decoder.admit(0, 60)
     step(decoder, [Work(request=0, chain=[1, 2, 3])])
-    committed = torch.from_numpy(decoder.slots.positions(0, 0, 3))
+    committed = torch.from_numpy(decoder.slots.committed(0, 0, 3))
     before = kv_memory(decoder, "k")[:, committed].clone()
     step(decoder, [Work(request=0, tokens=[4, 5, 6], parents=[-1, -1, 1])])
     assert torch.equal(kv_memory(decoder, "k")[:, committed], before)
     assert decoder.cached == {0: 3}
-    nowhere = torch.from_numpy(decoder.slots.positions(0, 3, 6))
+    nowhere = torch.from_numpy(decoder.slots.committed(0, 3, 6))
     assert kv_memory(decoder, "k")[:, nowhere].isnan().all()
 
 

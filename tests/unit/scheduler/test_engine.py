@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tiny_models import Bench, Draft, Sizes, make_bench, noisy_copy, plain_greedy, tiny_model
 
+from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.scheduler.engine import Event
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
@@ -51,6 +53,17 @@ def test_requests_join_and_leave_between_iterations(bench: Bench) -> None:
     again = make_request(2, [4, 5], 3)
     assert bench.write([again]) == [late.output]
     assert everything_is_free(bench)
+
+
+@pytest.mark.parametrize("processors", [("cpu",), ("numba", "cpu")], ids=["torch", "numba"])
+def test_threads_write_what_a_serial_run_writes(processors: tuple[str, ...]) -> None:
+    executor = ThreadedExecutor(3, lambda: torch.set_num_threads(1))
+    ssms = [Draft(noisy_copy(MODEL, n, 0.02), (2, 1, 1)) for n in (1, 2)]
+    bench = make_bench(MODEL, [*ssms, NGramSpeculator()], SIZES, processors, executor)
+    requests = [make_request(n, [n + 1] * (7 * n + 1), 20) for n in range(4)]
+    outputs = bench.write(requests)
+    executor.close()
+    assert outputs == [plain_greedy(MODEL, r.prompt, 20) for r in requests]
 
 
 def test_requests_wait_in_order_while_slots_are_out(bench: Bench) -> None:
@@ -201,6 +214,14 @@ def test_refuses_a_request_that_can_never_be_served(
     with pytest.raises(RequestError, match=message):
         bench.engine.submit(make_request(7, prompt, max_new_tokens))
     assert bench.engine.is_idle
+
+
+def test_refuses_a_number_that_is_in_use(bench: Bench) -> None:
+    bench.engine.submit(make_request(7, [1], 3))
+    with pytest.raises(RequestError, match="request 7: this number is in use, expected another"):
+        bench.engine.submit(make_request(7, [2], 3))
+    list(bench.engine.run())
+    bench.engine.submit(make_request(7, [2], 3))  # it is free again
 
 
 def test_says_so_when_an_empty_pool_is_too_small() -> None:

@@ -44,7 +44,7 @@ class Slots(RuleBasedStateMachine):
     @invariant()
     def no_slot_is_held_twice(self) -> None:
         of_tokens = [
-            self.slots.positions(request, 0, tokens).tolist()
+            self.slots.committed(request, 0, tokens).tolist()
             for request, tokens in self.asked.items()
         ]
         of_nodes = [self.slots.scratch(request).tolist() for request in self.asked]
@@ -60,7 +60,7 @@ class Slots(RuleBasedStateMachine):
             pages = self.slots.pages(request, tokens)
             assert len(pages) == -(-tokens // PAGE_SLOTS)
             for start, stop in ((0, tokens), (tokens // 2, tokens), (tokens, tokens)):
-                assert self.slots.positions(request, start, stop).tolist() == [
+                assert self.slots.committed(request, start, stop).tolist() == [
                     pages[at // PAGE_SLOTS] * PAGE_SLOTS + at % PAGE_SLOTS
                     for at in range(start, stop)
                 ]

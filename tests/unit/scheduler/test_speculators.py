@@ -296,6 +296,11 @@ def test_refuses_an_expansion_that_makes_no_tree(expansion: tuple[int, ...]) -> 
         level_sizes(expansion)
 
 
+def test_refuses_more_children_than_there_are_tokens() -> None:
+    with pytest.raises(TreeError, match=r"at most the vocabulary's \d+ tokens"):
+        make_ssm(Draft(LLM, (1, 9999)), SIZES)
+
+
 def test_the_llm_as_its_own_ssm_is_always_right() -> None:
     """What it has accepted, it keeps: it never guesses wrong for having lost its place."""
     text = prompts()[1]
