@@ -23,7 +23,7 @@ from specinfer.ops.registry import OPERATORS
 from specinfer.scheduler.cli.main import main
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(
     r"^<!-- (?P<marker>file|run|same)(: (?P<name>\S+))? -->\n"
     r"```(?P<language>\w+)\n(?P<code>.*?)^```\n"
