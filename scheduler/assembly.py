@@ -25,7 +25,7 @@ from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.executor.serial import SerialExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.region import Region
-from specinfer.scheduler.config import BatchConfig, NGram
+from specinfer.scheduler.config import EXECUTORS, BatchConfig, NGram
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_slots import KVSlots
@@ -69,7 +69,13 @@ class Plan:
 
 
 def new_runtime(executor: str, dtype: torch.dtype) -> Runtime:
-    """A runtime on this machine's CPU; ``executor`` is ``serial`` or ``threads``."""
+    """A runtime on this machine's CPU; ``executor`` is ``serial`` or ``threads``.
+
+    Raises:
+        ConfigError: another executor.
+    """
+    if executor not in EXECUTORS:
+        raise ConfigError(f"executor is {executor!r}, expected {' or '.join(EXECUTORS)}")
     # NumPy, and so Numba, has no bfloat16; only its weights are packed.
     processors = ("numba", "cpu") if dtype == torch.float32 else ("packed", "cpu")
     if executor == "threads":

@@ -9,6 +9,8 @@ from specinfer.runtime.config import from_mapping, read_yaml
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
 
 DEFAULT_MODEL = "smollm2-135m"
+DTYPES = ("float32", "bfloat16")
+EXECUTORS = ("serial", "threads")
 
 
 def _at_least_one(config: object, *names: str) -> None:
@@ -152,8 +154,8 @@ class ServingConfig:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("dtype", ("float32", "bfloat16")),
-            ("executor", ("serial", "threads")),
+            ("dtype", DTYPES),
+            ("executor", EXECUTORS),
         ):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}, expected {' or '.join(known)}")

@@ -69,10 +69,9 @@ class Engine:
         """Refuse a request that can never be served.
 
         Raises:
-            RequestError: an empty prompt, no token to write, or a text longer than the model is
-                compiled for.
+            RequestError: what :meth:`Request.check` refuses.
         """
-        request.check(self._llm.model.limits.context)
+        request.check(self._llm.model.limits.context, self._llm.model.vocabulary)
 
     def submit(self, request: Request) -> None:
         """Queue a request; it joins as soon as there is room.
@@ -84,6 +83,14 @@ class Engine:
         if any(request.id == other.id for other in (*self._waiting, *self._running)):
             raise RequestError(f"request {request.id}: this number is in use, expected another")
         self._waiting.append(request)
+
+    def cancel(self, id: int) -> None:
+        """Forget a request that has not ended, and free what it holds."""
+        self._waiting = deque(request for request in self._waiting if request.id != id)
+        if any(request.id == id for request in self._running):
+            self._running = [request for request in self._running if request.id != id]
+            for holder in self._holders:
+                holder.release(id)
 
     def run(self) -> Iterator[Event]:
         """Iterate until all requests are done, yielding what happens."""

@@ -22,6 +22,7 @@ from specinfer.runtime.errors import ConfigError
 from specinfer.scheduler.assembly import Assembly, Plan, new_runtime
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
+    DTYPES,
     SSM,
     BatchConfig,
     Draft,
@@ -84,6 +85,8 @@ class LLM:
     ) -> None:
         self._home = home or home_from_environment()
         self._progress = progress
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype is {dtype!r}, expected {' or '.join(DTYPES)}")
         self._dtype = getattr(torch, dtype)
         self._name = str(model)
         self._checkpoint = self._open(self._name)
@@ -191,8 +194,13 @@ class LLM:
         """
         one = _is_one(prompts)
         requests = self.submit([prompts] if one else prompts, max_new_tokens=max_new_tokens)  # type: ignore[list-item, arg-type]
-        for _ in self._compiled.run():
-            pass
+        try:
+            for _ in self._compiled.run():
+                pass
+        finally:  # an interrupted text is not to be finished by the next call
+            for request in requests:
+                if request.finish_reason is None:
+                    self._compiled.cancel(request.id)
         results = [self.result(request) for request in requests]
         return results[0] if one else results
 
@@ -226,7 +234,7 @@ class LLM:
         """
         length = self._length(batch or BatchConfig())
         for request in self._requests(prompts, generation_config or GenerationConfig()):
-            request.check(length)
+            request.check(length, int(self._checkpoint.config["vocab_size"]))
 
     def run(self) -> Iterator[Event]:
         """Serve what was submitted, yielding each iteration's progress on each request."""

@@ -38,16 +38,23 @@ class Request:
         """Tokens that may still be written."""
         return self.max_new_tokens - len(self.output)
 
-    def check(self, max_length: int) -> None:
+    def check(self, max_length: int, vocabulary: int) -> None:
         """Refuse what can never be served.
 
         Args:
             max_length: most tokens of prompt and output together.
+            vocabulary: tokens of the model.
 
         Raises:
-            RequestError: an empty prompt, no token to write, or too long a text.
+            RequestError: an empty prompt, a number that is no token, no token to write, or too long
+                a text.
         """
         length = len(self.prompt)
+        for token in self.prompt:
+            if not 0 <= token < vocabulary:
+                raise RequestError(
+                    f"request {self.id}: token {token}, expected 0 to {vocabulary - 1}"
+                )
         if not length:
             raise RequestError(f"request {self.id}: the prompt has no tokens, expected 1 or more")
         if self.max_new_tokens < 1:

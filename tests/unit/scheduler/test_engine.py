@@ -202,6 +202,8 @@ def test_an_idle_engine_has_nothing_to_do(bench: Bench) -> None:
     ("prompt", "max_new_tokens", "message"),
     [
         ([], 3, r"request 7: the prompt has no tokens, expected 1 or more"),
+        ([1, -1], 3, r"request 7: token -1, expected 0 to \d+"),
+        ([1, 9999], 3, r"request 7: token 9999, expected 0 to \d+"),
         ([1], 0, r"request 7: max_new_tokens is 0, expected at least 1"),
         ([1], -1, r"request 7: max_new_tokens is -1, expected at least 1"),
         ([1] * 60, 5, r"request 7: 60 prompt tokens and 5 new ones, expected at most 64 together"),
@@ -230,3 +232,19 @@ def test_says_so_when_an_empty_pool_is_too_small() -> None:
     bench.engine.submit(make_request(7, [1], 3))
     with pytest.raises(RequestError, match=r"request 7: no room for 4 tokens in an empty K/V pool"):
         bench.engine.step()
+
+
+def test_a_cancelled_request_leaves_nothing_behind(bench: Bench) -> None:
+    requests = [make_request(n, [n + 1], 20) for n in range(4)]  # two run, two wait
+    for request in requests:
+        bench.engine.submit(request)
+    for _ in range(3):
+        bench.engine.step()
+    bench.engine.cancel(0)
+    bench.engine.cancel(3)
+    list(bench.engine.run())
+    assert [r.finish_reason for r in requests] == [None, "length", "length", None]
+    assert [r.output for r in requests[1:3]] == [
+        plain_greedy(MODEL, r.prompt, 20) for r in requests[1:3]
+    ]
+    assert everything_is_free(bench)
