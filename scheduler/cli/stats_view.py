@@ -34,12 +34,12 @@ def gain(stats: Stats) -> str:
     """What the trees were good for, with the speed, in one sentence.
 
     >>> print(gain(Stats(num_steps=4, num_step_tokens=9, seconds={"verify": 3.0})))
-    each LLM pass yielded [bold]2.25[/] tokens: 9 tokens in 4 steps, [bold]3.0[/] tokens per second
+    each LLM pass yielded [bold]2.25[/] tokens: 9 tokens in 4 steps, [bold]3.0[/] tokens/s
     """
     return (
         f"each LLM pass yielded [bold]{stats.tokens_per_step:.2f}[/] tokens: "
         f"{stats.num_step_tokens} tokens in {stats.num_steps} steps, "
-        f"[bold]{stats.tokens_per_second:.1f}[/] tokens per second"
+        f"[bold]{stats.tokens_per_second:.1f}[/] tokens/s"
     )
 
 
