@@ -28,7 +28,7 @@ from benchmarks.prompts import prompt_set
 from benchmarks.replay import label
 from benchmarks.report import RESULTS, Row, markdown, plot, write
 from benchmarks.writing import STDERR, Loaded, load
-from specinfer.models.packing import pack_weights
+from specinfer.models.packing import factors, pack_weights
 from specinfer.scheduler.config import NGram
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.engine import Engine
@@ -216,7 +216,7 @@ def _modes(model: Loaded, ssm: Decoder | None) -> dict[str, Callable[[], list[Sp
     """Ways of decoding, each with what makes its speculators anew for every text."""
     most = NGram().ngram
     weights = pack_weights(model.program, model.weights)
-    cost = measure_step_cost([weight for weight in weights.values() if weight.dim() == 2])
+    cost = measure_step_cost([weights[name] for name in factors(model.program)])
     modes: dict[str, Callable[[], list[Speculator]]] = {
         "incremental": list,
         "n-gram": lambda: [NGramSpeculator(most, cost=cost)],

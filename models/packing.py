@@ -17,18 +17,24 @@ def pack_weights(program: Program, weights: Mapping[str, Tensor]) -> dict[str, T
         program: what reads them.
         weights: by name; a packed one has the same shape.
     """
-    multiplied = _only_multiplied(program)
+    shared = {name for name, is_factor in _uses(program) if not is_factor}
+    packed = set(factors(program)) - shared
     return {
-        name: pack(weight) if name in multiplied and can_pack(weight.dtype) else weight
+        name: pack(weight) if name in packed and can_pack(weight.dtype) else weight
         for name, weight in weights.items()
     }
 
 
-def _only_multiplied(program: Program) -> set[str | int]:
-    uses = [
-        (value.name, parameter == "weight" and "packed" in step.task.variants)
+def factors(program: Program) -> list[str]:
+    """Names of the weights that are the matrix of a product, in program order."""
+    return list(dict.fromkeys(name for name, is_factor in _uses(program) if is_factor))
+
+
+def _uses(program: Program) -> list[tuple[str, bool]]:
+    """Each use of a weight, and whether it is as the matrix of a product."""
+    return [
+        (str(value.name), parameter == "weight" and "packed" in step.task.variants)
         for step in program.steps
         for parameter, value in step.arguments
         if isinstance(value, Operand) and value.kind == "weight"
     ]
-    return {name for name, _ in uses} - {name for name, is_factor in uses if not is_factor}

@@ -16,7 +16,7 @@ from specinfer.models.compiler import Program, compile_graph
 from specinfer.models.definition import Definition
 from specinfer.models.graph import Graph
 from specinfer.models.model import Model, memory_bytes, weight_regions
-from specinfer.models.packing import pack_weights
+from specinfer.models.packing import factors, pack_weights
 from specinfer.models.progress import Progress
 from specinfer.models.weights import load_weights
 from specinfer.ops.attention import PAGE_SLOTS
@@ -115,7 +115,7 @@ class Assembly:
         speculators: list[Speculator] = []
         for draft in drafts:
             if isinstance(draft, NGram):
-                cost = self._step_cost(weights)
+                cost = self._step_cost(program, weights)
                 speculators.append(NGramSpeculator(draft.ngram, draft.min_match, cost))
             else:
                 ssm = compile_graph(draft.graph)
@@ -132,8 +132,8 @@ class Assembly:
         weights = load_weights(checkpoint, program.weights, self.dtype, progress)
         return weight_regions(self.runtime, pack_weights(program, weights))
 
-    def _step_cost(self, weights: Mapping[str, Region]) -> StepCost:
-        arrays = [region.array("value") for region in weights.values() if len(region.shape) == 2]
+    def _step_cost(self, program: Program, weights: Mapping[str, Region]) -> StepCost:
+        arrays = [weights[name].array("value") for name in factors(program)]
         return measure_step_cost([array for array in arrays if isinstance(array, torch.Tensor)])
 
     def _sizes(self, program: Program, nodes: int) -> tuple[BatchLimits, KVSlots]:

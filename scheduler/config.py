@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from specinfer.runtime.config import from_mapping, read_yaml
+from specinfer.scheduler.errors import TreeError
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -22,7 +23,7 @@ def _at_least_one(config: object, *names: str) -> None:
 def _check_expansion(expansion: tuple[int, ...]) -> None:
     try:
         level_sizes(expansion)
-    except Exception as error:
+    except TreeError as error:
         raise ValueError(str(error)) from None
 
 

@@ -5,7 +5,7 @@ import torch
 
 from specinfer.models.compiler import compile_graph
 from specinfer.models.graph import Graph
-from specinfer.models.packing import pack_weights
+from specinfer.models.packing import factors, pack_weights
 from specinfer.ops.kernels.packed import can_pack
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -39,3 +39,7 @@ def test_packs_what_only_products_read() -> None:
 
 def test_float32_stays_as_it_is() -> None:
     assert packed(torch.float32) == set()
+
+
+def test_knows_the_matrices_of_products_in_program_order() -> None:
+    assert factors(compile_graph(tied_model())) == ["q", "embed"]
