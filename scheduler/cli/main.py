@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from specinfer import __version__
 from specinfer.runtime.errors import ConfigError, SpecInferError
-from specinfer.scheduler.cli import fetch, generate, inspect
+from specinfer.scheduler.cli import fetch, generate, inspect, profile
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
@@ -23,6 +23,7 @@ examples:
   specinfer generate --file prompts.jsonl --json > answers.json
   specinfer fetch --list
   specinfer inspect
+  specinfer profile run.json
 
 `specinfer COMMAND --help` explains a command.
 """
@@ -73,6 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"specinfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, fetch, inspect):
+    for module in (generate, fetch, inspect, profile):
         module.add_parser(commands)
     return parser

@@ -1,0 +1,145 @@
+"""An executor that tells a profiler what another one does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from time import perf_counter_ns
+from typing import Any, cast
+
+from specinfer.runtime.dependence import LaunchId
+from specinfer.runtime.executor import Executor
+from specinfer.runtime.launch import Launch
+from specinfer.runtime.profile.profiler import Profiler
+from specinfer.runtime.profile.record import COMMUNICATION, HOST, MAIN
+
+SHORTEST_WAIT_NS = 1_000
+"""The host did not really wait if it took less."""
+
+
+class ProfilingExecutor:
+    """Hands everything on, and records when each operation ran, where, and what it waited for.
+
+    Args:
+        inner: carries out the operations.
+        profiler: is told.
+
+    An operation may have, besides what executors ask of it,
+
+    * ``is_communication``: if true, it is shown in a row of its own;
+    * ``profile_args``: a mapping of what else to tell, such as ``bytes``;
+    * ``remote_waits_for``: (rank, number) of operations of other ranks that had to end before.
+
+    Times are those of ``run()``: of one that only starts work elsewhere, they are of the starting.
+    """
+
+    def __init__(self, inner: Executor, profiler: Profiler) -> None:
+        self._inner = inner
+        self._profiler = profiler
+        self._rows: dict[int, str] = {}
+        self._new_row = threading.Lock()
+        self._issuing_since: int | None = None
+        self._num_issued = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def submit(
+        self, id: LaunchId, launch: Launch, waits_for: Collection[LaunchId]
+    ) -> Sequence[LaunchId]:
+        """Hand on an operation that will tell when it runs."""
+        if self._issuing_since is None:
+            self._issuing_since = perf_counter_ns()
+        self._num_issued += 1
+        profiled = _Profiled(launch, id, tuple(waits_for), self)
+        return self._inner.submit(id, cast(Launch, profiled), waits_for)
+
+    def wait(self, ids: Collection[LaunchId] | None) -> None:
+        """Wait, and record how long that took and how long the host was busy before."""
+        start = perf_counter_ns()
+        self._issued(start)
+        try:
+            self._inner.wait(ids)
+        finally:
+            stop = perf_counter_ns()
+            if stop - start >= SHORTEST_WAIT_NS:
+                self._profiler.span(HOST, "wait", start, stop, kind="wait")
+            self._issuing_since = stop
+
+    def close(self) -> None:
+        """Close the executor."""
+        self._issued(perf_counter_ns())
+        self._issuing_since = None
+        self._inner.close()
+
+    def ran(self, operation: _Profiled, start: int, stop: int) -> None:
+        """Record that an operation ran on this thread."""
+        inner = operation.operation
+        is_communication = getattr(inner, "is_communication", False)
+        self._profiler.span(
+            COMMUNICATION if is_communication else self._row(operation.issuer),
+            _name(inner),
+            start,
+            stop,
+            operation.id,
+            (*operation.waits_for, *getattr(inner, "remote_waits_for", ())),
+            kind="communication" if is_communication else "task",
+            launch=inner,
+            **getattr(inner, "profile_args", {}),
+        )
+
+    def _issued(self, now: int) -> None:
+        if self._issuing_since is not None:
+            self._profiler.span(
+                HOST, "issue", self._issuing_since, now, kind="host", launches=self._num_issued
+            )
+        self._num_issued = 0
+
+    def _row(self, issuer: int) -> str:
+        thread = threading.get_ident()
+        if thread == issuer:
+            return MAIN
+        row = self._rows.get(thread)
+        if row is None:
+            with self._new_row:
+                row = self._rows.setdefault(thread, f"worker {len(self._rows)}")
+        return row
+
+
+class _Profiled:
+    """An operation that tells when it ran; for the rest the operation itself."""
+
+    __slots__ = ("_executor", "id", "issuer", "operation", "requirements", "waits_for")
+
+    def __init__(
+        self,
+        operation: Launch,
+        id: LaunchId,
+        waits_for: tuple[LaunchId, ...],
+        executor: ProfilingExecutor,
+    ) -> None:
+        self.operation = operation
+        self.requirements = operation.requirements
+        self.id = id
+        self.waits_for = waits_for
+        self.issuer = threading.get_ident()
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.operation, name)
+
+    def __str__(self) -> str:
+        return str(self.operation)
+
+    def run(self) -> Any:
+        """Run the operation, and tell when even if it raises."""
+        start = perf_counter_ns()
+        try:
+            return self.operation.run()
+        finally:
+            self._executor.ran(self, start, perf_counter_ns())
+
+
+def _name(operation: Any) -> str:
+    named = getattr(operation, "task", operation)
+    return str(getattr(named, "name", None) or type(operation).__name__)
