@@ -22,8 +22,11 @@ from specinfer.models.weights import load_weights
 from specinfer.ops.attention import PAGE_SLOTS
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.executor import Executor
 from specinfer.runtime.executor.serial import SerialExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
+from specinfer.runtime.profile.executor import ProfilingExecutor
+from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
 from specinfer.scheduler.config import EXECUTORS, BatchConfig, NGram
 from specinfer.scheduler.decoder import Decoder
@@ -68,8 +71,13 @@ class Plan:
         return {} if self.layers is None else {"layers": self.layers}
 
 
-def new_runtime(executor: str, dtype: torch.dtype) -> Runtime:
-    """A runtime on this machine's CPU; ``executor`` is ``serial`` or ``threads``.
+def new_runtime(executor: str, dtype: torch.dtype, profiler: Profiler | None = None) -> Runtime:
+    """A runtime on this machine's CPU.
+
+    Args:
+        executor: ``serial`` or ``threads``.
+        dtype: of weights, activations and K/V.
+        profiler: is told what runs, if there is one.
 
     Raises:
         ConfigError: another executor.
@@ -82,8 +90,10 @@ def new_runtime(executor: str, dtype: torch.dtype) -> Runtime:
         # The workers share the cores: each task gets one of them.
         workers = torch.get_num_threads()
         start = partial(torch.set_num_threads, 1)
-        return Runtime(ThreadedExecutor(workers, start), processors)
-    return Runtime(SerialExecutor(), processors)
+        chosen: Executor = ThreadedExecutor(workers, start)
+    else:
+        chosen = SerialExecutor()
+    return Runtime(ProfilingExecutor(chosen, profiler) if profiler else chosen, processors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ made, compiled with its SSMs, and asked for text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,6 +19,7 @@ from specinfer.models.definition import definition_for, load_definition
 from specinfer.models.fetch import fetch, home_from_environment, locate
 from specinfer.models.progress import Progress, silent
 from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.profile.profiler import Profiler
 from specinfer.scheduler.assembly import Assembly, Plan, new_runtime
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
@@ -34,6 +35,7 @@ from specinfer.scheduler.config import (
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.request_lanes import RequestLanes
 from specinfer.scheduler.stats import Stats
 
 DEFAULT_LENGTH = 2048
@@ -96,6 +98,7 @@ class LLM:
         self.tokenizer = self._checkpoint.tokenizer()
         self._generation = GenerationConfig()
         self._engine: Engine | None = None
+        self._lanes: RequestLanes | None = None
         self._num_requests = 0
 
     @classmethod
@@ -157,6 +160,7 @@ class LLM:
         ssms: Sequence[Draft] = (),
         batch: BatchConfig | None = None,
         executor: str = "serial",
+        profiler: Profiler | None = None,
     ) -> None:
         """Read the weights and make an engine of this LLM and its speculators.
 
@@ -165,6 +169,7 @@ class LLM:
             ssms: speculators, whose trees are merged; none for incremental decoding.
             batch: how much is done at once.
             executor: ``serial`` or ``threads``.
+            profiler: is told of tasks and requests, if there is one.
 
         Raises:
             SpecInferError: weights that do not fit, or an SSM that cannot speculate for this LLM.
@@ -174,9 +179,9 @@ class LLM:
         torch.set_grad_enabled(False)
         # An SSM that does not fit is refused before the slow reading of weights.
         plans = [draft if isinstance(draft, NGram) else self.plan(draft) for draft in ssms]
-        assembly = Assembly(
-            new_runtime(executor, self._dtype), batch, self._length(batch), self._dtype
-        )
+        runtime = new_runtime(executor, self._dtype, profiler)
+        assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
+        self._lanes = RequestLanes(profiler) if profiler else None
         self._engine = assembly.engine(self.plan(), plans, self._progress)
 
     def generate(
@@ -195,12 +200,14 @@ class LLM:
         one = _is_one(prompts)
         requests = self.submit([prompts] if one else prompts, max_new_tokens=max_new_tokens)  # type: ignore[list-item, arg-type]
         try:
-            for _ in self._compiled.run():
+            for _ in self.run():
                 pass
         finally:  # an interrupted text is not to be finished by the next call
             for request in requests:
                 if request.finish_reason is None:
                     self._compiled.cancel(request.id)
+                    if self._lanes:
+                        self._lanes.ended(request, "cancelled")
         results = [self.result(request) for request in requests]
         return results[0] if one else results
 
@@ -217,6 +224,8 @@ class LLM:
             self._compiled.check(request)
         for request in requests:
             self._compiled.submit(request)
+            if self._lanes:
+                self._lanes.submitted(request)
         self._num_requests += len(requests)
         return requests
 
@@ -238,7 +247,10 @@ class LLM:
 
     def run(self) -> Iterator[Event]:
         """Serve what was submitted, yielding each iteration's progress on each request."""
-        return self._compiled.run()
+        lanes = self._lanes
+        if lanes is None:
+            return self._compiled.run()
+        return _watched(self._compiled.run(), lanes)
 
     def result(self, request: Request) -> GenerationResult:
         """What a finished request wrote."""
@@ -285,6 +297,12 @@ class LLM:
             Request(id=n, prompt=self.encode(p), max_new_tokens=most, eos_ids=eos)
             for n, p in enumerate(prompts, start=self._num_requests)
         ]
+
+
+def _watched(events: Iterable[Event], lanes: RequestLanes) -> Iterator[Event]:
+    for event in events:
+        lanes.went_on(event.request)
+        yield event
 
 
 def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:

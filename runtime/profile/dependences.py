@@ -47,14 +47,14 @@ def find_dependences(
                     space = requirement.space
                     waits_for.update(user for user, used in uses if used.space.overlaps(space))
             if requirement.privilege.writes:
-                _forget_covered(uses_by_privilege, requirement, id)
+                _forget_covered(uses_by_privilege, requirement)
             uses_by_privilege[requirement.privilege].append((id, requirement))
         waits_for.discard(id)
     return found
 
 
-def _forget_covered(uses_by_privilege: dict[Privilege, _Uses], write: Requirement, id: int) -> None:
+def _forget_covered(uses_by_privilege: dict[Privilege, _Uses], write: Requirement) -> None:
     """Drop what a write covers: whatever conflicts with it conflicts with the write."""
     for privilege, uses in uses_by_privilege.items():
-        kept = [use for use in uses if use[0] == id or not write.space.covers(use[1].space)]
+        kept = [use for use in uses if not write.space.covers(use[1].space)]
         uses_by_privilege[privilege] = deque(kept, maxlen=MAX_USES)

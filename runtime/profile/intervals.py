@@ -37,7 +37,7 @@ def minus(intervals: Sequence[Interval], others: Sequence[Interval]) -> list[Int
         while at < len(others) and others[at][0] < stop:
             if start < others[at][0]:
                 rest.append((start, others[at][0]))
-            start = max(start, others[at][1])
+            start = others[at][1]
             at += 1
         if start < stop:
             rest.append((start, stop))

@@ -201,8 +201,10 @@ def _phases(
             continue  # its begin was dropped
         while True:
             name, start, more = stack.pop()
-            yield RequestSpan(rank, request, name, start, time, _plain(more | args))
-            if name == phase:
+            is_last = name == phase
+            said = more | args if is_last else more
+            yield RequestSpan(rank, request, name, start, time, _plain(said))
+            if is_last:
                 break
     for request, stack in open_phases.items():
         for name, start, args in reversed(stack):

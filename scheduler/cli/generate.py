@@ -16,6 +16,8 @@ from rich.style import Style
 
 from specinfer.models.fetch import home_from_environment
 from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.profile.profiler import Profiler
+from specinfer.runtime.profile.timeline import write_profile
 from specinfer.scheduler.cli import options
 from specinfer.scheduler.cli.bring import bring
 from specinfer.scheduler.cli.progress import progress_bar
@@ -82,6 +84,12 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="N",
         help="draw the token trees of the first N steps",
     )
+    group.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="write what ran when, for `specinfer profile` and ui.perfetto.dev",
+    )
     group.add_argument("--json", action="store_true", help="print one JSON object")
     group.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=run)
@@ -102,9 +110,12 @@ def run(args: argparse.Namespace) -> int:
     config = options.serving_config(args)
     if args.show_tree < 0:
         raise ConfigError(f"--show-tree is {args.show_tree}, expected at least 0")
+    if args.profile and not args.profile.absolute().parent.is_dir():
+        raise ConfigError(f"--profile {args.profile}: there is no such folder")
     prompts = read_prompts(args.prompts, args.file, sys.stdin)
+    profiler = Profiler() if args.profile else None
     is_quiet = args.quiet or not sys.stderr.isatty()
-    llm = _load(config, prompts, is_raw=args.raw, is_quiet=is_quiet)
+    llm = _load(config, prompts, profiler, is_raw=args.raw, is_quiet=is_quiet)
     console = _console(args.color, stderr=True)
     requests = llm.submit(_inputs(llm, prompts, is_raw=args.raw))
     if args.json or len(prompts) > 1:
@@ -119,10 +130,19 @@ def run(args: argparse.Namespace) -> int:
         from specinfer.scheduler.cli.stats_view import print_stats
 
         print_stats(llm.stats, console)
+    if profiler:
+        write_profile(profiler.profile(), args.profile)
     return 0
 
 
-def _load(config: ServingConfig, prompts: Sequence[str], *, is_raw: bool, is_quiet: bool) -> LLM:
+def _load(
+    config: ServingConfig,
+    prompts: Sequence[str],
+    profiler: Profiler | None,
+    *,
+    is_raw: bool,
+    is_quiet: bool,
+) -> LLM:
     """Open the model, refuse prompts that it cannot serve, and only then read the weights."""
     home = home_from_environment()
     bring(config.model, home, quiet=is_quiet)
@@ -142,7 +162,11 @@ def _load(config: ServingConfig, prompts: Sequence[str], *, is_raw: bool, is_qui
         )
         llm.check(_inputs(llm, prompts, is_raw=is_raw), config.generation, batch=config.batch)
         llm.compile(
-            config.generation, ssms=config.drafts, batch=config.batch, executor=config.executor
+            config.generation,
+            ssms=config.drafts,
+            batch=config.batch,
+            executor=config.executor,
+            profiler=profiler,
         )
     return llm
 

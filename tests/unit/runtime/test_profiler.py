@@ -161,9 +161,9 @@ class TestProfiler:
         profiler = Profiler()
         profiler.begin_request(4, "request")
         profiler.begin_request(4, "decode")
-        profiler.end_request(4, "request")
-        assert [phase.name for phase in profiler.profile().requests] == ["decode", "request"]
-        assert not any(phase.args for phase in profiler.profile().requests)
+        profiler.end_request(4, "request", tokens=2)
+        phases = profiler.profile().requests
+        assert [(p.name, p.args) for p in phases] == [("decode", {}), ("request", {"tokens": 2})]
 
 
 class TestExecutor:
@@ -204,7 +204,9 @@ class TestExecutor:
         assert max(a.start, b.start) < min(a.stop, b.stop)  # they met
         assert max(a.stop, b.stop) <= c.start
         assert c.waits_for == ((0, a.id), (0, b.id))
+        issues = union((s.start, s.stop) for s in profile.spans if s.kind == "host")
         waits = [span for span in profile.spans if span.kind == "wait"]
+        assert length(minus(issues, [(s.start, s.stop) for s in waits])) == length(issues)
         assert len(waits) == 1
         assert (waits[0].row, waits[0].stop >= c.stop) == ("host", True)
 
@@ -328,6 +330,12 @@ class TestSummary:
         long = Span(0, "b", "long", 0, 9, id=7)
         assert critical_path([*short, long]).operations == ((0, 7),)
         assert critical_path(()).operations == ()
+
+    def test_the_critical_path_goes_through_the_slower_of_two(self) -> None:
+        slow, quick = Span(0, "a", "slow", 0, 9, id=0), Span(0, "b", "quick", 8, 10, id=1)
+        both = Span(0, "a", "both", 10, 11, id=2, waits_for=((0, 0), (0, 1)))
+        path = critical_path([slow, quick, both])
+        assert (path.operations, path.total_ns) == (((0, 0), (0, 2)), 10)
 
     def test_tasks_come_by_total_time(self) -> None:
         first, second, *_ = summarize(PROFILE).tasks

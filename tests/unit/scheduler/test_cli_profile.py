@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from unit.models.checkpoint_files import weights, write_folder
 
+from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.profile.record import Instant, Profile, RequestSpan, Sample, Span
-from specinfer.runtime.profile.timeline import write_profile
+from specinfer.runtime.profile.timeline import read_profile, write_profile
 from specinfer.scheduler.cli.main import BAD_INPUT, main
+from specinfer.scheduler.llm import LLM
 
 MS = 1_000_000
 PROFILE = Profile(
@@ -95,3 +98,60 @@ def test_refuses_what_it_cannot_sum_up(
     Path("other.json").write_text("{}", encoding="utf-8")
     assert main(["profile", *argv]) == BAD_INPUT
     assert capsys.readouterr().err == f"specinfer: error: {said}\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("models") / "tiny", weights("llama", 320))
+
+
+def generate(*argv: object) -> int:
+    return main(["generate", "--max-new-tokens", "6", "--ignore-eos", "--raw", *map(str, argv)])
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_generate_writes_a_profile_that_changes_no_text(
+    executor: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("--model", folder, "--executor", executor, "Mars is red,", "Mars is dark.")
+    assert generate(*argv) == 0
+    text = capsys.readouterr().out
+    path = tmp_path / "run.json"
+    assert generate("--profile", path, *argv) == 0
+    assert capsys.readouterr() == (text, "")
+    profile = read_profile(path)
+    assert profile.num_dropped == 0
+    assert {"add", "argmax"} <= {span.name for span in profile.spans if span.kind == "task"}
+    phases = sorted((phase.request, phase.name) for phase in profile.requests)
+    names = ("decode", "first token", "request")
+    assert phases == [(request, name) for request in "01" for name in names]
+    for whole in (phase for phase in profile.requests if phase.name == "request"):
+        assert (whole.args["tokens"], whole.args["reason"]) == (6, "length")
+
+
+def test_generate_refuses_a_profile_in_no_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nowhere" / "run.json"
+    assert generate("--model", folder, "--profile", path, "Mars") == BAD_INPUT
+    assert capsys.readouterr() == (
+        "",
+        f"specinfer: error: --profile {path}: there is no such folder\n",
+    )
+
+
+def test_a_request_that_is_given_up_ends_in_the_profile(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, profiler = LLM(folder), Profiler()
+    llm.compile(profiler=profiler)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("specinfer.scheduler.engine.Engine.step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([1, 2, 3], max_new_tokens=4)
+    first, whole = profiler.profile().requests
+    assert (first.name, first.args) == ("first token", {})
+    assert whole.args == {"prompt_tokens": 3, "tokens": 0, "reason": "cancelled"}
