@@ -8,10 +8,10 @@ helped is a question about the program, not about the executor.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
 
-from specinfer.runtime.launch import Requirement
+from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.privilege import Privilege
 
 MAX_USES = 1024
@@ -26,7 +26,7 @@ def find_dependences(
     """For each operation, those before it that it had to wait for.
 
     Args:
-        operations: number and requirements, in program order.
+        operations: number and requirements, in an order that keeps all dependences.
 
     >>> from specinfer.runtime.index_space import IndexSpace
     >>> from specinfer.runtime.privilege import R, WD
@@ -35,7 +35,7 @@ def find_dependences(
     {0: set(), 1: {0}, 2: {0}, 3: {0, 1, 2}}
     """
     found: dict[int, set[int]] = {}
-    fields: defaultdict[tuple[int, str], dict[Privilege, _Uses]] = defaultdict(
+    fields: defaultdict[Hashable, dict[Privilege, _Uses]] = defaultdict(
         partial(defaultdict, partial(deque, maxlen=MAX_USES))
     )
     for id, requirements in operations:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from time import perf_counter_ns
-from typing import Any, cast
+from typing import Any
 
 from specinfer.runtime.dependence import LaunchId
 from specinfer.runtime.executor import Executor
-from specinfer.runtime.launch import Launch
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.profile.record import COMMUNICATION, HOST, MAIN
 
@@ -24,17 +23,18 @@ class ProfilingExecutor:
         inner: carries out the operations.
         profiler: is told.
 
-    An operation may have, besides what executors ask of it,
+    An operation is named by the first word of its ``str()``. It may have, besides what executors
+    ask of it,
 
     * ``is_communication``: if true, it is shown in a row of its own;
-    * ``profile_args``: a mapping of what else to tell, such as ``bytes``;
+    * ``num_bytes``: shown with it;
     * ``remote_waits_for``: (rank, number) of operations of other ranks that had to end before.
 
     Times are those of ``run()``: of one that only starts work elsewhere, they are of the starting.
     """
 
     def __init__(self, inner: Executor, profiler: Profiler) -> None:
-        self._inner = inner
+        self._inner: Any = inner
         self._profiler = profiler
         self._rows: dict[int, str] = {}
         self._new_row = threading.Lock()
@@ -44,15 +44,30 @@ class ProfilingExecutor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the inner executor has run each operation when ``submit`` returns."""
+        return bool(self._inner.is_in_order)
+
+    @property
+    def poisoned(self) -> Any:
+        """Data that were never made."""
+        return self._inner.poisoned
+
     def submit(
-        self, id: LaunchId, launch: Launch, waits_for: Collection[LaunchId]
+        self, id: LaunchId, operation: Any, waits_for: Collection[LaunchId]
     ) -> Sequence[LaunchId]:
         """Hand on an operation that will tell when it runs."""
         if self._issuing_since is None:
             self._issuing_since = perf_counter_ns()
         self._num_issued += 1
-        profiled = _Profiled(launch, id, tuple(waits_for), self)
-        return self._inner.submit(id, cast(Launch, profiled), waits_for)
+        profiled = _Profiled(operation, id, tuple(waits_for), self)
+        finished: Sequence[LaunchId] = self._inner.submit(id, profiled, waits_for)
+        return finished
+
+    def bound(self, operation: Any) -> Callable[[], Any]:
+        """A plain function that runs an operation and tells when: for replays on this thread."""
+        return _Profiled(operation, None, (), self).run
 
     def wait(self, ids: Collection[LaunchId] | None) -> None:
         """Wait, and record how long that took and how long the host was busy before."""
@@ -66,26 +81,31 @@ class ProfilingExecutor:
                 self._profiler.span(HOST, "wait", start, stop, kind="wait")
             self._issuing_since = stop
 
+    def take_failures(self) -> Any:
+        """What raised since the last time this was asked."""
+        return self._inner.take_failures()
+
     def close(self) -> None:
         """Close the executor."""
         self._issued(perf_counter_ns())
         self._issuing_since = None
         self._inner.close()
 
-    def ran(self, operation: _Profiled, start: int, stop: int) -> None:
+    def ran(self, profiled: _Profiled, start: int, stop: int) -> None:
         """Record that an operation ran on this thread."""
-        inner = operation.operation
-        is_communication = getattr(inner, "is_communication", False)
+        operation = profiled.operation
+        is_communication = getattr(operation, "is_communication", False)
+        num_bytes = getattr(operation, "num_bytes", None)
         self._profiler.span(
-            COMMUNICATION if is_communication else self._row(operation.issuer),
-            _name(inner),
+            COMMUNICATION if is_communication else self._row(profiled.issuer),
+            "",
             start,
             stop,
-            operation.id,
-            (*operation.waits_for, *getattr(inner, "remote_waits_for", ())),
+            profiled.id,
+            (*profiled.waits_for, *getattr(operation, "remote_waits_for", ())),
             kind="communication" if is_communication else "task",
-            launch=inner,
-            **getattr(inner, "profile_args", {}),
+            launch=operation,
+            **({} if num_bytes is None else {"bytes": num_bytes}),
         )
 
     def _issued(self, now: int) -> None:
@@ -113,8 +133,8 @@ class _Profiled:
 
     def __init__(
         self,
-        operation: Launch,
-        id: LaunchId,
+        operation: Any,
+        id: LaunchId | None,
         waits_for: tuple[LaunchId, ...],
         executor: ProfilingExecutor,
     ) -> None:
@@ -139,7 +159,6 @@ class _Profiled:
         finally:
             self._executor.ran(self, start, perf_counter_ns())
 
-
-def _name(operation: Any) -> str:
-    named = getattr(operation, "task", operation)
-    return str(getattr(named, "name", None) or type(operation).__name__)
+    def bound(self) -> Callable[[], Any]:
+        """The same as a plain function."""
+        return self.run

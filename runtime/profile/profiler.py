@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from math import isfinite
 from time import perf_counter_ns
 from typing import Any, Protocol
 
-from specinfer.runtime.launch import Requirement
+from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.profile.dependences import find_dependences
 from specinfer.runtime.profile.intervals import Interval, minus, union
 from specinfer.runtime.profile.record import (
@@ -87,10 +89,10 @@ class Profiler:
 
         Args:
             row: what it ran on.
-            name: of the task.
+            name: of the task; if empty, the first word that describes ``launch``.
             start_ns: when it began, by :attr:`clock`.
             stop_ns: when it ended.
-            id: number of the operation, in program order.
+            id: number of the operation; if there is none, ``launch`` gets one behind all others.
             waits_for: operations that had to end before; with its rank, one of another rank.
             kind: what it is.
             launch: what ran; dependences are found from its requirements too.
@@ -157,23 +159,50 @@ class Profiler:
             self._num_dropped += 1
 
     def _made_plain(self, raw: Sequence[Any]) -> Iterator[Span]:
+        ids = _ids(raw)
+        # Conflicting operations began in program order, whoever numbered them.
         operations = [
-            (id, launch.requirements)
-            for *_, id, _, launch, _ in raw
-            if id is not None and launch is not None
+            (start, id, launch.requirements)
+            for (_, _, start, *_, launch, _), id in zip(raw, ids, strict=True)
+            if launch is not None and id is not None
         ]
-        found = find_dependences(sorted(operations, key=lambda operation: operation[0]))
+        operations.sort(key=lambda operation: operation[:2])
+        found = find_dependences((id, requirements) for _, id, requirements in operations)
         inline = union((start, stop) for row, _, start, stop, *_ in raw if row == MAIN)
-        for row, name, start, stop, kind, id, told, launch, more in raw:
-            earlier = found.get(id, set()).union(told)
+        for values, id in zip(raw, ids, strict=True):
+            row, name, start, stop, kind, _, told, launch, more = values
+            earlier: set[int | OperationKey] = set(told)
+            if id is not None:
+                earlier |= found.get(id, set())
             keys = sorted(e if isinstance(e, tuple) else (self.rank, e) for e in earlier)
             args = {} if launch is None else {"launch": str(launch)}
+            name = name or _first_word(args.get("launch", ""))
             args |= _plain(more or {})
             span = Span(self.rank, row, name, start, stop, kind, id, tuple(keys), args)
             if row == HOST and kind == "host":
                 yield from _pieces(span, minus([(start, stop)], _between(inline, start, stop)))
             else:
                 yield span
+
+
+def _ids(raw: Sequence[Any]) -> list[int | None]:
+    """Numbers of spans; operations that have none get one behind the others, as they began."""
+    ids: list[int | None] = [id for *_, id, _, _, _ in raw]
+    free = count(1 + max((id for id in ids if id is not None), default=-1))
+    nameless = (n for n, (*_, launch, _) in enumerate(raw) if ids[n] is None and launch is not None)
+    for number in sorted(nameless, key=lambda n: raw[n][2]):
+        ids[number] = next(free)
+    return ids
+
+
+def _first_word(text: str) -> str:
+    """What stands before the first character that is in no word.
+
+    >>> _first_word("matmul(x=R x, y=WD y)"), _first_word("copy of x")
+    ('matmul', 'copy')
+    """
+    found = re.match(r"\w+", text)
+    return found[0] if found else text
 
 
 def _between(intervals: Sequence[Interval], start: int, stop: int) -> Sequence[Interval]:

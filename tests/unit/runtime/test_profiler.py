@@ -8,18 +8,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter_ns
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from specinfer.runtime.context import Runtime
+from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.executor.serial import SerialExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.index_space import IndexSpace
-from specinfer.runtime.launch import Requirement
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.profile.clock import MPILink, clock_offset, gather, merge
 from specinfer.runtime.profile.dependences import find_dependences
@@ -221,10 +220,9 @@ class TestExecutor:
     def test_communication_tells_its_bytes_and_whom_it_waits_for(self, profiler: Profiler) -> None:
         class Receive:
             is_communication = True
-            profile_args = MappingProxyType({"bytes": 64})
+            num_bytes = 64
             remote_waits_for = ((1, 8),)
             requirements = (Requirement((0, "x"), IndexSpace((0,), (4,)), WD),)
-            name = "receive"
 
             def run(self) -> str:
                 return "ran"
@@ -235,19 +233,41 @@ class TestExecutor:
         seen: list[Any] = []
 
         class Inner(SerialExecutor):
-            def submit(self, id: Any, launch: Any, waits_for: Any) -> Any:
-                seen.extend((str(launch), launch.requirements, launch.profile_args, launch.run()))
+            def submit(self, id: Any, operation: Any, waits_for: Any) -> Any:
+                seen.extend((str(operation), operation.requirements, operation.num_bytes))
+                seen.append(operation.bound()())
                 return (id,)
 
         operation: Any = Receive()
         executor = ProfilingExecutor(Inner(), profiler)
         assert executor.submit(3, operation, {2}) == (3,)
         described = "receive(x, from=1)"
-        assert seen == [described, Receive.requirements, Receive.profile_args, "ran"]
+        assert seen == [described, Receive.requirements, 64, "ran"]
         (span,) = profiler.profile().spans
         assert (span.row, span.kind, span.name) == ("communication", "communication", "receive")
         assert span.waits_for == ((0, 2), (1, 8))
         assert span.args == {"bytes": 64, "launch": described}
+
+    def test_a_replay_tells_of_each_operation(self, profiler: Profiler) -> None:
+        class Write:
+            requirements = (Requirement((0, "x"), IndexSpace((0,), (4,)), WD),)
+
+            def run(self) -> int:
+                return 7
+
+            def __str__(self) -> str:
+                return "write(x=WD x)"
+
+        executor, operation = ProfilingExecutor(SerialExecutor(), profiler), Write()
+        recorded: Any = operation
+        executor.submit(3, recorded, ())
+        replay = executor.bound(operation)
+        assert (replay(), replay()) == (7, 7)
+        spans = profiler.profile().spans
+        assert {span.name for span in spans} == {"write"}
+        assert {span.row for span in spans} == {"main"}
+        ids_and_waits = [(span.id, span.waits_for) for span in spans]
+        assert ids_and_waits == [(3, ()), (4, ((0, 3),)), (5, ((0, 4),))]
 
     def test_hands_on_what_it_does_not_know(self, profiler: Profiler) -> None:
         class Inner(SerialExecutor):
