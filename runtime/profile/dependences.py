@@ -26,7 +26,7 @@ def find_dependences(
     """For each operation, those before it that it had to wait for.
 
     Args:
-        operations: number and requirements, in an order that keeps all dependences.
+        operations: number and requirements, in program order.
 
     >>> from specinfer.runtime.index_space import IndexSpace
     >>> from specinfer.runtime.privilege import R, WD

@@ -65,9 +65,16 @@ class ProfilingExecutor:
         finished: Sequence[LaunchId] = self._inner.submit(id, profiled, waits_for)
         return finished
 
-    def bound(self, operation: Any) -> Callable[[], Any]:
-        """A plain function that runs an operation and tells when: for replays on this thread."""
-        return _Profiled(operation, None, (), self).run
+    def replay(
+        self, base: LaunchId, calls: Sequence[Callable[[], Any]], operations: Sequence[Any]
+    ) -> None:
+        """Have recorded operations run in order; each of them tells when."""
+        if self._issuing_since is None:
+            self._issuing_since = perf_counter_ns()
+        self._num_issued += len(operations)
+        # The plain functions tell nobody what they are: the operations take their place.
+        told = [_Profiled(operation, id, (), self) for id, operation in enumerate(operations, base)]
+        self._inner.replay(base, [profiled.run for profiled in told], told)
 
     def wait(self, ids: Collection[LaunchId] | None) -> None:
         """Wait, and record how long that took and how long the host was busy before."""
@@ -134,7 +141,7 @@ class _Profiled:
     def __init__(
         self,
         operation: Any,
-        id: LaunchId | None,
+        id: LaunchId,
         waits_for: tuple[LaunchId, ...],
         executor: ProfilingExecutor,
     ) -> None:

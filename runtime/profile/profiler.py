@@ -7,7 +7,6 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import count
 from math import isfinite
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -92,7 +91,7 @@ class Profiler:
             name: of the task; if empty, the first word that describes ``launch``.
             start_ns: when it began, by :attr:`clock`.
             stop_ns: when it ended.
-            id: number of the operation; if there is none, ``launch`` gets one behind all others.
+            id: number of the operation, in program order.
             waits_for: operations that had to end before; with its rank, one of another rank.
             kind: what it is.
             launch: what ran; dependences are found from its requirements too.
@@ -159,21 +158,16 @@ class Profiler:
             self._num_dropped += 1
 
     def _made_plain(self, raw: Sequence[Any]) -> Iterator[Span]:
-        ids = _ids(raw)
-        # Conflicting operations began in program order, whoever numbered them.
         operations = [
-            (start, id, launch.requirements)
-            for (_, _, start, *_, launch, _), id in zip(raw, ids, strict=True)
-            if launch is not None and id is not None
+            (id, launch.requirements)
+            for *_, id, _, launch, _ in raw
+            if id is not None and launch is not None
         ]
-        operations.sort(key=lambda operation: operation[:2])
-        found = find_dependences((id, requirements) for _, id, requirements in operations)
+        operations.sort(key=lambda operation: operation[0])  # program order
+        found = find_dependences(operations)
         inline = union((start, stop) for row, _, start, stop, *_ in raw if row == MAIN)
-        for values, id in zip(raw, ids, strict=True):
-            row, name, start, stop, kind, _, told, launch, more = values
-            earlier: set[int | OperationKey] = set(told)
-            if id is not None:
-                earlier |= found.get(id, set())
+        for row, name, start, stop, kind, id, told, launch, more in raw:
+            earlier = found.get(id, set()).union(told)
             keys = sorted(e if isinstance(e, tuple) else (self.rank, e) for e in earlier)
             args = {} if launch is None else {"launch": str(launch)}
             name = name or _first_word(args.get("launch", ""))
@@ -183,16 +177,6 @@ class Profiler:
                 yield from _pieces(span, minus([(start, stop)], _between(inline, start, stop)))
             else:
                 yield span
-
-
-def _ids(raw: Sequence[Any]) -> list[int | None]:
-    """Numbers of spans; operations that have none get one behind the others, as they began."""
-    ids: list[int | None] = [id for *_, id, _, _, _ in raw]
-    free = count(1 + max((id for id in ids if id is not None), default=-1))
-    nameless = (n for n, (*_, launch, _) in enumerate(raw) if ids[n] is None and launch is not None)
-    for number in sorted(nameless, key=lambda n: raw[n][2]):
-        ids[number] = next(free)
-    return ids
 
 
 def _first_word(text: str) -> str:
