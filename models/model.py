@@ -112,7 +112,8 @@ class Model:
             writes the same memory.
         """
         rows, requests, wanted = batch.num_rows, batch.num_requests, len(batch.logit_rows)
-        self.runtime.launch(load_batch, **self._batch_parts(rows, requests, wanted), batch=batch)
+        parts: dict[str, Any] = dict(self._batch_parts(rows, requests, wanted))
+        self.runtime.launch(load_batch, **parts, batch=batch)
         self.runtime.issue_all(self._bound(rows, requests, wanted))
         return self._buffers[int(self.program.output.name)].rows(0, wanted)
 

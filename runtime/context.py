@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from specinfer.runtime.dependence import DependenceAnalyzer
-from specinfer.runtime.executor import Executor
+from specinfer.runtime.binding import Binding, bind_index, bind_single
+from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
+from specinfer.runtime.distributor import Distributor
+from specinfer.runtime.errors import LaunchError, PoisonedError, TraceError
+from specinfer.runtime.executor import Executor, Operation, ReplayingExecutor
+from specinfer.runtime.executor.in_order import InOrderExecutor
 from specinfer.runtime.executor.serial import SerialExecutor
-from specinfer.runtime.launch import Launch, Requirement, bind
+from specinfer.runtime.future import Future, FutureMap
+from specinfer.runtime.index_space import ONE
+from specinfer.runtime.launch import Launch
+from specinfer.runtime.machine import Machine
+from specinfer.runtime.machine.one import OneRank
+from specinfer.runtime.mapper import Mapper
+from specinfer.runtime.mesh import line
+from specinfer.runtime.partition import points
+from specinfer.runtime.placement import FieldState
 from specinfer.runtime.privilege import R
-from specinfer.runtime.region import Region, Subregion
+from specinfer.runtime.recorder import Recorder
+from specinfer.runtime.region import FieldKey, Region, Subregion
 from specinfer.runtime.task import Task
+from specinfer.runtime.trace import Recording, States, Template, Trace
+from specinfer.runtime.waiting import Observation, ValueMove
 
 
 class Runtime:
@@ -20,7 +35,10 @@ class Runtime:
 
     Args:
         executor: carries out the launches; by default one after another.
-        processors: kinds of processor whose variants may run, the preferred first.
+        processors: kinds of processor whose variants may run, the preferred first; for a mapper,
+            its own.
+        machine: ranks and their memories; by default this process alone.
+        mapper: says where launches run.
 
     >>> import numpy as np
     >>> from specinfer.runtime.privilege import RW
@@ -28,22 +46,37 @@ class Runtime:
     >>> @task(x=RW)
     ... def increment(x, by):
     ...     x += by
+    ...     return int(x.sum())
     >>> with Runtime() as runtime:
     ...     x = runtime.region("x", (3,), {"value": "int64"}, {"value": np.zeros(3, int)})
-    ...     runtime.launch(increment, x=x.part(), by=2)
-    ...     runtime.launch(increment, x=x.rows(0, 1), by=1)
-    ...     print(runtime.read(x.part()))
-    [3 2 2]
+    ...     total = runtime.launch(increment, x=x.part(), by=2)
+    ...     total = runtime.launch(increment, x=x.rows(0, 1), by=1)
+    ...     print(runtime.read(x.part()), total.get())
+    [3 2 2] 3
     """
 
     def __init__(
-        self, executor: Executor | None = None, processors: Sequence[str] = ("cpu",)
+        self,
+        executor: Executor | None = None,
+        processors: Sequence[str] = ("cpu",),
+        *,
+        machine: Machine | None = None,
+        mapper: Mapper | None = None,
     ) -> None:
-        self._executor = executor or SerialExecutor()
-        self._processors = tuple(processors)
+        self._machine: Machine = machine or OneRank()
+        several = self._machine.num_ranks > 1
+        self._executor = executor or (InOrderExecutor() if several else SerialExecutor())
+        self._mapper = mapper or Mapper(line(self._machine.num_ranks), processors)
+        self._mapper.mesh.check_ranks(self._machine.num_ranks)
+        self._distributor = Distributor(self._machine, self._mapper)
         self._analyzer = DependenceAnalyzer()
-        self._num_regions = 0
+        self._regions: list[Region] = []
+        self._bindings: dict[tuple[Any, ...], Binding] = {}
         self._num_launches = 0
+        self._num_operations = 0
+        self._attached = 0
+        self._recorder: Recorder | None = None
+        self._replayed: tuple[Template, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +92,14 @@ class Runtime:
     def close(self) -> None:
         """Stop the executor; launches that have not started are dropped."""
         self._executor.close()
+        self._machine.close()
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks that the program runs on."""
+        return self._machine.num_ranks
+
+    # Regions
 
     def region(
         self,
@@ -67,45 +108,355 @@ class Runtime:
         fields: Mapping[str, Any],
         arrays: Mapping[str, Any] | None = None,
     ) -> Region:
-        """Make a region, and attach memory to its fields if ``arrays`` are given."""
-        region = Region(self._num_regions, name, shape, fields)
-        self._num_regions += 1
+        """Make a region, and attach memory to its fields if ``arrays`` are given.
+
+        Fields without memory start as zeros.
+        """
+        region = Region(len(self._regions), name, shape, fields)
+        self._regions.append(region)
+        self._distributor.add(region)
         for field, array in (arrays or {}).items():
-            region.attach(field, array)
+            self._attach(region, field, array)
         return region
 
-    def launch(self, task: Task, **arguments: Any) -> None:
-        """Check and issue one launch."""
-        self.issue(self.bind(task, **arguments))
+    def attach(self, region: Region, field: str, array: Any) -> None:
+        """Make ``array`` the memory of a field: NumPy, torch, CuPy, or anything with DLPack.
+
+        On several ranks every one attaches its own array, of the same values.
+
+        Raises:
+            LaunchError: no such field, or an array of another shape.
+        """
+        self.fence()
+        self._attach(region, field, array)
+        self._distributor.forget((region.id, field), region)
+        self._attached += 1
+
+    def detach(self, region: Region, field: str) -> Any:
+        """Give the memory of a field back, with the values of all ranks in it.
+
+        Later launches find zeros.
+        """
+        array = self.read(region.part(None, field))
+        for rank in self._machine.ranks:
+            self._machine.instances(rank).detach((region.id, field))
+        self._distributor.forget((region.id, field), region)
+        self._attached += 1
+        return array
+
+    def _attach(self, region: Region, field: str, array: Any) -> None:
+        array = region.check(field, array)
+        for rank in self._machine.ranks:
+            self._machine.instances(rank).attach((region.id, field), array)
+
+    def array(self, region: Region, field: str) -> Any:
+        """This process's memory of a field as it is now, without waiting: for a look."""
+        return self._machine.instances(self._machine.ranks[0]).main((region.id, field))
+
+    # Launches
+
+    def launch(
+        self,
+        task: Task,
+        *,
+        predicate: Future | None = None,
+        otherwise: Any = None,
+        **arguments: Any,
+    ) -> Future:
+        """Check and issue one launch.
+
+        Args:
+            task: what to run.
+            predicate: a future truth; if it is false the task does not run.
+            otherwise: what its future gives then.
+            arguments: subregions and values, by parameter; a value may be a future.
+
+        Raises:
+            LaunchError: an argument missing, unknown or of the wrong kind; two arguments of this
+                launch that overlap with privileges that do not commute.
+        """
+        binding = self._bind(task, arguments)
+        return self._issue(binding, arguments, predicate, otherwise)[0]
+
+    def index_launch(
+        self,
+        task: Task,
+        domain: int | tuple[int, ...],
+        *,
+        predicate: Future | None = None,
+        otherwise: Any = None,
+        **arguments: Any,
+    ) -> FutureMap:
+        """Issue one launch for every point of a domain; the points may run at the same time.
+
+        Args:
+            task: what to run.
+            domain: how many points there are, along each dimension.
+            predicate: as for a single launch, as are ``otherwise`` and ``arguments``.
+            otherwise: what the futures give if the predicate is false.
+            arguments: a partition stands for the part of each point, ``partition[projection]`` for
+                the part that the projection chooses; ``ID`` as a value stands for the point.
+
+        Raises:
+            LaunchError: as for a single launch; two points that overlap with privileges that do
+                not commute; a projection that leaves its partition.
+        """
+        binding = self._bind(task, arguments, domain)
+        futures = self._issue(binding, arguments, predicate, otherwise)
+        colours = [point.colour for point in binding.points]
+        return FutureMap(dict(zip(colours, futures, strict=True)))  # type: ignore[arg-type]
 
     def bind(self, task: Task, **arguments: Any) -> Launch:
         """Check a launch once, to issue it many times."""
-        return bind(task, arguments, processors=self._processors)
+        binding = self._bind(task, arguments)
+        return Launch(binding, {n: v for n, v in arguments.items() if n not in binding.regions})
 
     def issue(self, launch: Launch) -> None:
-        """Issue a launch that was bound before."""
-        id = self._num_launches
-        self._num_launches += 1
-        waits_for = self._analyzer.launch(id, launch.requirements)
-        for finished in self._executor.submit(id, launch, waits_for):
-            self._analyzer.complete(finished)
+        """Issue a launch that was bound before; there is no future."""
+        self._issue_plainly(launch.binding, launch.values)
 
     def issue_all(self, launches: Iterable[Launch]) -> None:
         """Issue launches in order."""
         for launch in launches:
-            self.issue(launch)
+            self._issue_plainly(launch.binding, launch.values)
+
+    def _bind(
+        self, task: Task, arguments: Mapping[str, Any], domain: int | tuple[int, ...] | None = None
+    ) -> Binding:
+        if len(arguments) != len(task.parameters) or any(
+            n not in arguments for n in task.parameters
+        ):
+            raise LaunchError(
+                f"task {task.name}: launched with {sorted(arguments)}, "
+                f"expected {list(task.parameters)}"
+            )
+        try:
+            key = (task, domain, *[arguments[name] for name in task.key_parameters])
+            binding = self._bindings.get(key)
+        except TypeError:  # something that is no region, and cannot be looked up
+            key, binding = (), None
+        if binding is None:
+            if domain is None:
+                binding = bind_single(task, arguments)
+            else:
+                binding = bind_index(task, points(domain), arguments)
+            if key:
+                self._bindings[key] = binding
+        return binding
+
+    def _issue(
+        self,
+        binding: Binding,
+        arguments: Mapping[str, Any],
+        predicate: Future | None,
+        otherwise: Any,
+    ) -> list[Future]:
+        launch = self._begin(binding, arguments)
+        if self._machine.num_ranks > 1:
+            self._spread(binding, arguments, predicate)
+        share = self._distributor.share(binding, keeps=predicate is not None)
+        futures = {
+            point.colour: Future(self, launch, share.ranks_of(point.colour), point.colour)
+            for point in binding.points
+        }
+        if self._recorder is not None:
+            self._recorder.results += futures.values()
+        for operation in share.transfers:
+            self._submit(operation)
+        for executable in share.executables:
+            result = futures[executable.colour]
+            self._submit(executable.call(arguments, result, predicate, otherwise))
+        return list(futures.values())
+
+    def _issue_plainly(self, binding: Binding, values: Mapping[str, Any]) -> None:
+        self._begin(binding, values)
+        if self._machine.num_ranks > 1:
+            self._spread(binding, values, None)
+        share = self._distributor.share(binding)
+        for operation in share.transfers:
+            self._submit(operation)
+        for executable in share.executables:
+            self._submit(executable.call(values))
+
+    def _begin(self, binding: Binding, values: Mapping[str, Any]) -> int:
+        if self._recorder is not None:
+            self._recorder.launch(binding, values, self._distributor.states)
+        launch = self._num_launches
+        self._num_launches += 1
+        return launch
+
+    def _spread(
+        self, binding: Binding, arguments: Mapping[str, Any], predicate: Future | None
+    ) -> None:
+        """Make every rank have the values that a launch is given, if it has not."""
+        given = [v for v in (*arguments.values(), predicate) if isinstance(v, (Future, FutureMap))]
+        everyone = (1 << self._machine.num_ranks) - 1
+        for value in given:
+            for future in [value] if isinstance(value, Future) else value:
+                if future.ranks != everyone:
+                    self._submit(ValueMove(self._machine, future))
+                    future.ranks = everyone
+
+    def _submit(self, operation: Operation) -> int:
+        if self._replayed is not None:
+            self._leave_replay()
+        id = self._num_operations
+        self._num_operations += 1
+        if self._recorder is not None:
+            self._recorder.operations.append(operation)
+        executor = self._executor
+        if executor.is_in_order:
+            executor.submit(id, operation, ())
+        else:
+            waits_for = self._analyzer.launch(id, operation.requirements)
+            for finished in executor.submit(id, operation.as_of_now(), waits_for):
+                self._analyzer.complete(finished)
+        return id
+
+    # Waiting
 
     def read(self, part: Subregion) -> Any:
-        """The memory of a one-field subregion, once every launch that writes it has run."""
+        """The memory of a one-field subregion, once every launch that writes it has run.
+
+        On several ranks every one gets it.
+
+        Raises:
+            PoisonedError: a task raised that should have made it.
+            TraceError: inside a trace.
+        """
+        self._refuse_in_trace(f"reads {part}")
         (field,) = part.fields
-        waits_for = self._analyzer.launch(
-            self._num_launches, [Requirement((part.region.id, field), part.space, R)]
-        )
-        self._analyzer.complete(self._num_launches)
-        self._num_launches += 1
-        self._executor.wait(waits_for)
-        return part.view(field)
+        key = (part.region.id, field)
+        for operation in self._distributor.replicate(part):
+            self._submit(operation)
+        here = self._distributor.requirements_here([Requirement(key, part.space, R)])
+        self._wait([self._submit(Observation(here))])
+        for requirement in here:
+            if cause := self._executor.poisoned.cause_in(requirement.key, requirement.space):
+                raise PoisonedError(f"{part} was never made: {cause}")
+        return self._machine.instances(self._machine.ranks[0]).view(key, part.space)
 
     def fence(self) -> None:
-        """Return when everything issued has run."""
-        self._executor.wait(None)
+        """Return when everything issued has run.
+
+        Raises:
+            PoisonedError: a task raised.
+            TraceError: inside a trace.
+        """
+        self._refuse_in_trace("waits at a fence")
+        self._wait(None)
+
+    def settle(self, future: Future) -> None:
+        """Return when a future has its value here; called by ``Future.get``."""
+        self._refuse_in_trace("reads a future")
+        everyone = (1 << self._machine.num_ranks) - 1
+        if future.ranks != everyone:
+            self._submit(ValueMove(self._machine, future))
+            future.ranks = everyone
+        if not self._executor.is_in_order:
+            here = [Requirement(future.key, ONE, R)]
+            self._wait([self._submit(Observation(here))])
+        elif self._machine.num_ranks > 1:
+            self._wait(())
+        if not future.is_ready:
+            cause = self._executor.poisoned.cause_in(future.key, ONE)
+            raise PoisonedError(f"the future of launch {future.launch} has no value: {cause}")
+
+    def agree(self, value: Any) -> Any:
+        """The first rank's value, on all ranks: for what may differ, such as a measured time."""
+        return self._machine.send_value(value, 0)
+
+    def _wait(self, ids: Sequence[int] | None) -> None:
+        self._executor.wait(ids)
+        failures = self._executor.take_failures()
+        if failures:
+            error = failures[0].error
+            if not isinstance(error, Exception):
+                raise error
+            raise PoisonedError(failures[0].story) from error
+
+    def _refuse_in_trace(self, what: str) -> None:
+        if self._recorder is not None:
+            raise TraceError(
+                f"the body of a trace {what}, which a replay could not do: return it, and read it "
+                "behind the trace"
+            )
+
+    # Traces
+
+    def trace(self, name: str, body: Callable[..., Any], *, strict: bool = False) -> Trace:
+        """A part of the program that repeats: recorded, verified, and then replayed.
+
+        Args:
+            name: for people.
+            body: launches tasks; see :class:`specinfer.runtime.trace.Trace`.
+            strict: raise where a run could have been a replay, and is not.
+        """
+        return Trace(self, name, body, is_strict=strict)
+
+    @property
+    def epoch(self) -> Hashable:
+        """Changes when mappers or memories change."""
+        return (self._mapper.epoch, self._attached)
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether operations run as they are issued."""
+        return self._executor.is_in_order
+
+    @property
+    def last_replayed(self) -> Template | None:
+        """The template behind which nothing else was issued yet."""
+        return None if self._replayed is None else self._replayed[0]
+
+    def may_replay(self, name: str) -> bool:
+        """Whether the mapper lets a trace be replayed."""
+        return self._mapper.replays(name)
+
+    def begin_recording(self) -> None:
+        """Keep what is issued from now on."""
+        if self._recorder is not None:
+            raise TraceError("a trace inside a trace")
+        self._recorder = Recorder()
+
+    def end_recording(self) -> Recording:
+        """What was issued since then."""
+        assert self._recorder is not None
+        recorder, self._recorder = self._recorder, None
+        return recorder.recording(self._distributor.states)
+
+    def states_are(self, states: States) -> FieldKey | None:
+        """A field that does not lie as it should; None if all do."""
+        now: Mapping[FieldKey, FieldState] = self._distributor.states
+        return next((key for key, state in states.items() if now[key] is not state), None)
+
+    def replay(self, template: Template, *, is_recurrent: bool) -> None:
+        """Run what was recorded."""
+        executor, recording = self._executor, template.recording
+        for future in recording.results:
+            future.clear()
+        if executor.is_in_order:
+            cast(ReplayingExecutor, executor).replay(
+                self._num_operations, template.calls, recording.operations
+            )
+            self._num_operations += len(template.calls)
+        else:
+            if not is_recurrent:
+                self._leave_replay()
+            base = self._num_operations
+            self._num_operations += len(recording.operations)
+            for at, (operation, edges) in enumerate(
+                zip(recording.operations, template.edges, strict=True)
+            ):
+                waits_for = [base + edge for edge in edges if is_recurrent or edge >= 0]
+                executor.submit(base + at, operation.as_of_now(), waits_for)
+        self._replayed = template, self._num_operations
+        if not is_recurrent:
+            self._distributor.install(recording.after)
+
+    def _leave_replay(self) -> None:
+        """What is issued next waits for everything: replays are not in the analysis."""
+        self._replayed = None
+        if not self._executor.is_in_order:
+            self._executor.wait(None)
+            self._analyzer = DependenceAnalyzer()

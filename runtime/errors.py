@@ -3,6 +3,10 @@
 * SpecInferError
   + ConfigError           a configuration file or object that cannot be used
   + LaunchError           a task launch that breaks the rules of regions and privileges
+  + MapperError           a mapper's answer that a launch cannot follow
+  + TraceError            a trace that cannot be replayed although it must
+  + PoisonedError         data or a value that was never made, because a task raised
+  + DivergenceError       ranks that do not run the same program
   + models.errors         GraphError, CheckpointError, FetchError
   + scheduler.errors      TreeError, RequestError
 
@@ -23,3 +27,19 @@ class ConfigError(SpecInferError):
 
 class LaunchError(SpecInferError):
     """A launch that breaks the rules of regions and privileges; names the task and the argument."""
+
+
+class MapperError(SpecInferError):
+    """A mapper's answer that a launch cannot follow; names the launch and the answer."""
+
+
+class TraceError(SpecInferError):
+    """A trace that cannot be recorded or replayed; gives the reason."""
+
+
+class PoisonedError(SpecInferError):
+    """Data or a value that was never made: names the launch that raised, its rank, and why."""
+
+
+class DivergenceError(SpecInferError):
+    """Ranks that do not run the same program: names the launch and the argument that differ."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from specinfer.runtime.errors import LaunchError
 
@@ -63,3 +65,60 @@ class IndexSpace:
     def slices(self) -> tuple[slice, ...]:
         """Selects these points from an array over the whole grid."""
         return tuple(slice(low, high) for low, high in zip(self.lo, self.hi, strict=True))
+
+    @property
+    def volume(self) -> int:
+        """How many points there are."""
+        return prod(self.shape)
+
+    def intersection(self, other: IndexSpace) -> IndexSpace:
+        """The points in both, possibly none.
+
+        >>> IndexSpace((0, 0), (4, 8)).intersection(IndexSpace((2, 6), (6, 9)))
+        IndexSpace(lo=(2, 6), hi=(4, 8))
+        """
+        lo = tuple(map(max, self.lo, other.lo))
+        return IndexSpace(lo, tuple(map(max, lo, map(min, self.hi, other.hi))))
+
+    def minus(self, other: IndexSpace) -> list[IndexSpace]:
+        """The points that are not in ``other``, as disjoint rectangles.
+
+        >>> IndexSpace((0,), (8,)).minus(IndexSpace((2,), (5,)))
+        [IndexSpace(lo=(0,), hi=(2,)), IndexSpace(lo=(5,), hi=(8,))]
+        """
+        if not self.overlaps(other):
+            return [] if self.is_empty else [self]
+        rest = []
+        lo, hi = list(self.lo), list(self.hi)
+        for dim, (low, high) in enumerate(zip(other.lo, other.hi, strict=True)):
+            if lo[dim] < low:
+                rest.append(IndexSpace(tuple(lo), (*hi[:dim], low, *hi[dim + 1 :])))
+                lo[dim] = low
+            if high < hi[dim]:
+                rest.append(IndexSpace((*lo[:dim], high, *lo[dim + 1 :]), tuple(hi)))
+                hi[dim] = high
+        return rest
+
+    def along(self, dim: int, low: int, high: int) -> IndexSpace:
+        """The same points, but ``low`` to ``high`` along one dimension.
+
+        >>> IndexSpace((0, 0), (4, 8)).along(1, 2, 3)
+        IndexSpace(lo=(0, 2), hi=(4, 3))
+        """
+        return IndexSpace(
+            (*self.lo[:dim], low, *self.lo[dim + 1 :]),
+            (*self.hi[:dim], high, *self.hi[dim + 1 :]),
+        )
+
+    def __str__(self) -> str:
+        bounds = zip(self.lo, self.hi, strict=True)
+        return "[" + ",".join(f"{low}:{high}" for low, high in bounds) + "]"
+
+
+def whole(shape: Sequence[int]) -> IndexSpace:
+    """The index space of an array of this shape."""
+    return IndexSpace((0,) * len(shape), tuple(shape))
+
+
+ONE = whole((1,))
+"""A single point."""

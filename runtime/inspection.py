@@ -12,7 +12,7 @@ from typing import Any
 
 import networkx as nx
 
-from specinfer.runtime.launch import Launch
+from specinfer.runtime.call import Call
 from specinfer.runtime.region import Subregion
 
 
@@ -57,7 +57,7 @@ def find_repeated(kinds: Sequence[Hashable]) -> Repeated | None:
     return best
 
 
-def launch_kind(launch: Launch) -> Hashable:
+def launch_kind(launch: Call) -> Hashable:
     """What launches of repeated parts of a program share: the task, and the shapes it is given."""
     return launch.task.name, tuple(
         value.space.shape if isinstance(value, Subregion) else repr(value)
@@ -73,7 +73,7 @@ def describe_launch(graph: nx.DiGraph, id: int) -> str:
 
 def launch_record(graph: nx.DiGraph, id: int) -> dict[str, Any]:
     """The same as plain values, for JSON."""
-    launch: Launch = graph.nodes[id]["launch"]
+    launch: Call = graph.nodes[id]["launch"]
     privileges = launch.task.privileges
     return {
         "id": id,

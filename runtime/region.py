@@ -1,17 +1,20 @@
 """Regions: named index spaces with typed fields, and the parts of them that launches name.
 
-A region says what data there is, not where: memory is attached to each of its fields, and tasks
-see only the arrays of the subregions that their launch named.
+A region says what data there is, not where. Memory is attached to its fields, or made for them when
+a task first wants it; tasks see only the arrays of the subregions that their launch named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from specinfer.runtime.arrays import imported
 from specinfer.runtime.errors import LaunchError
-from specinfer.runtime.index_space import IndexSpace
+from specinfer.runtime.index_space import IndexSpace, whole
+
+FieldKey = tuple[int, str]
+"""Number of a region, and one of its fields."""
 
 
 class Array(Protocol):
@@ -38,16 +41,16 @@ class Region:
         fields: names, with the type of their elements (whatever the memory understands).
     """
 
-    __slots__ = ("_arrays", "fields", "id", "name", "space")
+    __slots__ = ("_parts", "fields", "id", "name", "space")
 
     def __init__(self, id: int, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]):
         if not fields:
             raise LaunchError(f"region {name}: expected at least one field")
         self.id = id
         self.name = name
-        self.space = IndexSpace((0,) * len(shape), shape)
+        self.space = whole(shape)
         self.fields = dict(fields)
-        self._arrays: dict[str, Array] = {}
+        self._parts: dict[tuple[IndexSpace, tuple[str, ...]], Subregion] = {}
 
     def __repr__(self) -> str:
         return f"Region({self.name!r}, {self.space.shape}, {list(self.fields)})"
@@ -57,66 +60,66 @@ class Region:
         """Points along each dimension."""
         return self.space.hi
 
-    def attach(self, field: str, array: Array) -> None:
-        """Make ``array`` the memory of ``field``.
+    def check(self, field: str, array: Any) -> Array:
+        """The array, fit to be the memory of ``field``.
 
         Raises:
             LaunchError: no such field, or an array of another shape.
         """
         if field not in self.fields:
             raise LaunchError(f"region {self.name}: no field {field!r} in {list(self.fields)}")
-        if tuple(array.shape) != self.shape:
+        taken: Array = imported(array)
+        if tuple(taken.shape) != self.shape:
             raise LaunchError(
-                f"region {self.name}.{field}: attached {tuple(array.shape)}, expected {self.shape}"
+                f"region {self.name}.{field}: attached {tuple(taken.shape)}, expected {self.shape}"
             )
-        self._arrays[field] = array
-
-    def array(self, field: str) -> Array:
-        """The whole memory of ``field``."""
-        try:
-            return self._arrays[field]
-        except KeyError:
-            raise LaunchError(f"region {self.name}.{field}: no memory attached") from None
+        return taken
 
     def part(self, space: IndexSpace | None = None, *fields: str) -> Subregion:
-        """The points of ``space`` (default all), of ``fields`` (default all)."""
-        return Subregion(self, space or self.space, fields or tuple(self.fields))
+        """The points of ``space`` (default all), of ``fields`` (default all).
+
+        The same points and fields are the same object, however often they are asked for.
+        """
+        key = (space or self.space, fields or tuple(self.fields))
+        if (part := self._parts.get(key)) is None:
+            part = self._parts[key] = Subregion(self, *key)
+        return part
 
     def rows(self, start: int, stop: int) -> Subregion:
         """Points ``start`` to ``stop`` of the first dimension, all of the others."""
-        return self.part(IndexSpace((start, *self.space.lo[1:]), (stop, *self.space.hi[1:])))
+        return self.part(self.space.along(0, start, stop))
 
 
-@dataclass(frozen=True, slots=True)
 class Subregion:
-    """Some points and fields of a region: what one argument of a launch names."""
+    """Some points and fields of a region: what one argument of a launch names.
 
-    region: Region
-    space: IndexSpace
-    fields: tuple[str, ...]
+    Made by :meth:`Region.part`; two of them are equal if they are the same object.
+    """
 
-    def __post_init__(self) -> None:
-        if unknown := set(self.fields) - set(self.region.fields):
+    __slots__ = ("fields", "region", "space")
+
+    def __init__(self, region: Region, space: IndexSpace, fields: tuple[str, ...]) -> None:
+        if unknown := set(fields) - set(region.fields):
             raise LaunchError(
-                f"region {self.region.name}: no field {min(unknown)!r}, expected one of "
-                f"{list(self.region.fields)}"
+                f"region {region.name}: no field {min(unknown)!r}, expected one of "
+                f"{list(region.fields)}"
             )
-        if len(self.space.lo) != len(self.region.shape) or not self.region.space.covers(self.space):
+        if len(space.lo) != len(region.shape) or not region.space.covers(space):
             raise LaunchError(
-                f"region {self.region.name}: {self.space.lo}..{self.space.hi} leaves its index "
-                f"space {self.region.shape}"
+                f"region {region.name}: {space} leaves its index space {region.shape}"
             )
+        self.region = region
+        self.space = space
+        self.fields = fields
 
     def __str__(self) -> str:
-        inside = "" if self.space == self.region.space else f"[{_bounds(self.space)}]"
+        inside = "" if self.space == self.region.space else str(self.space)
         fields = "" if len(self.region.fields) == 1 else "." + ",".join(self.fields)
         return f"{self.region.name}{inside}{fields}"
 
-    def view(self, field: str) -> Any:
-        """The memory of one field at these points, not copied."""
-        array = self.region.array(field)
-        return array if self.space == self.region.space else array[self.space.slices]
+    __repr__ = __str__
 
-
-def _bounds(space: IndexSpace) -> str:
-    return ",".join(f"{low}:{high}" for low, high in zip(space.lo, space.hi, strict=True))
+    @property
+    def keys(self) -> list[FieldKey]:
+        """What the state of each of its fields is looked up by."""
+        return [(self.region.id, field) for field in self.fields]

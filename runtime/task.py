@@ -29,6 +29,44 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class Axis:
+    """What a dimension of an argument counts, the same for all dimensions of that name.
+
+    Attributes:
+        name: of what is counted.
+        granule: the value argument that says how many elements one of them takes, if not 1.
+    """
+
+    name: str
+    granule: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Axis:
+        """``rows``, or ``heads*head_size``."""
+        name, _, granule = text.partition("*")
+        return cls(name, granule or None)
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How one launch of a task may be done in parts that together do the same.
+
+    Attributes:
+        axes: for each region argument, what its dimensions count; None: always needed whole.
+        sums: axes over which written arguments are sums: parts give partial sums.
+    """
+
+    axes: Mapping[str, tuple[Axis | None, ...]] = field(default_factory=dict)
+    sums: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> list[str]:
+        """The axes that a launch may be divided along."""
+        axes = (axis.name for dims in self.axes.values() for axis in dims if axis)
+        return list(dict.fromkeys(axes))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Task:
     """A task and its variants, one for each kind of processor.
 
@@ -37,12 +75,28 @@ class Task:
         privileges: by argument; arguments that are not named here are passed by value.
         parameters: all argument names, in order.
         variants: by processor kind (``cpu``, ``numba``, ``cuda``).
+        division: along which axes a launch may be divided over ranks.
+        is_pure: it does the same wherever and however often it runs: every rank may run it for
+            itself.
+        is_capturable: a trace may replay it.
+        is_collective: the points of a launch must run at the same time, one on every rank.
     """
 
     name: str
     privileges: Mapping[str, Privilege]
     parameters: tuple[str, ...]
     variants: dict[str, Variant] = field(default_factory=dict)
+    division: Division = field(default_factory=Division)
+    is_pure: bool = False
+    is_capturable: bool = True
+    is_collective: bool = False
+    key_parameters: tuple[str, ...] = field(init=False)
+    """Parameters that tell the bindings of this task apart."""
+
+    def __post_init__(self) -> None:
+        axes = (axis for dims in self.division.axes.values() for axis in dims if axis)
+        granules = dict.fromkeys(axis.granule for axis in axes if axis.granule)
+        object.__setattr__(self, "key_parameters", (*self.privileges, *granules))
 
     def variant(
         self,
@@ -93,22 +147,39 @@ class Task:
         )
 
 
-def task(**privileges: Privilege) -> Callable[[TaskFunction], Task]:
+def task(
+    *,
+    axes: Mapping[str, Sequence[str | None]] | None = None,
+    sums: Sequence[str] = (),
+    pure: bool = False,
+    capturable: bool = True,
+    collective: bool = False,
+    **privileges: Privilege,
+) -> Callable[[TaskFunction], Task]:
     """Declare a task: the privilege of each region argument, by name.
 
     An argument with a privilege receives the array of its subregion's one field, or a record with
     one attribute for each of several fields; the others receive the value given at the launch.
     The decorated function is the ``cpu`` variant.
 
+    Args:
+        axes: what the dimensions of a region argument count, see :class:`Division`.
+        sums: see there.
+        pure: see :class:`Task`, as for ``capturable`` and ``collective``.
+        capturable: a trace may replay it.
+        collective: its points run at the same time, one on every rank.
+        privileges: by argument.
+
     >>> from specinfer.runtime.privilege import R, WD
-    >>> @task(x=R, y=WD)
-    ... def scale(x, y, factor):
-    ...     y[:] = x * factor
-    >>> scale.parameters, str(scale.privileges["y"])
-    (('x', 'y', 'factor'), 'WD')
+    >>> @task(x=R, y=WD, pure=True, axes={"x": ("rows", None), "y": ("rows",)})
+    ... def total(x, y, factor):
+    ...     y[:] = x.sum(1) * factor
+    >>> total.parameters, str(total.privileges["y"]), total.division.names
+    (('x', 'y', 'factor'), 'WD', ['rows'])
 
     Raises:
-        LaunchError: a privilege for an argument that the function does not take.
+        LaunchError: a privilege for an argument that the function does not take, or axes for one
+            without a privilege.
     """
 
     def declare(function: TaskFunction) -> Task:
@@ -118,6 +189,26 @@ def task(**privileges: Privilege) -> Callable[[TaskFunction], Task]:
                 f"task {function.__name__}: privilege for {min(unknown)!r}, "
                 f"expected one of {parameters}"
             )
-        return Task(function.__name__, dict(privileges), parameters, {"cpu": Variant(function)})
+        if unknown := set(axes or ()) - set(privileges):
+            raise LaunchError(
+                f"task {function.__name__}: axes for {min(unknown)!r}, which has no privilege"
+            )
+        division = Division(
+            {
+                name: tuple(Axis.parse(dim) if dim else None for dim in dims)
+                for name, dims in (axes or {}).items()
+            },
+            frozenset(sums),
+        )
+        return Task(
+            function.__name__,
+            dict(privileges),
+            parameters,
+            {"cpu": Variant(function)},
+            division,
+            is_pure=pure,
+            is_capturable=capturable,
+            is_collective=collective,
+        )
 
     return declare

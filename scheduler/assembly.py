@@ -143,7 +143,7 @@ class Assembly:
         return weight_regions(self.runtime, pack_weights(program, weights))
 
     def _step_cost(self, program: Program, weights: Mapping[str, Region]) -> StepCost:
-        arrays = [weights[name].array("value") for name in factors(program)]
+        arrays = [self.runtime.read(weights[name].part()) for name in factors(program)]
         return measure_step_cost([array for array in arrays if isinstance(array, torch.Tensor)])
 
     def _sizes(self, program: Program, nodes: int) -> tuple[BatchLimits, KVSlots]:

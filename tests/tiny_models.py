@@ -208,7 +208,7 @@ def decoder_of(speculator: SSMSpeculator) -> Decoder:
 
 def kv_memory(decoder: Decoder, pool: str) -> Tensor:
     """(layers, slots, kv_heads, head_size): all keys (``k``) or values (``v``) of a decoder."""
-    memory = decoder.model.kv.array(pool)
+    memory = decoder.model.runtime.array(decoder.model.kv, pool)
     assert isinstance(memory, Tensor)
     return memory
 

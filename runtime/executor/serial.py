@@ -1,29 +1,71 @@
-"""Runs each launch as it is issued, in program order: the meaning of every program."""
+"""Runs each operation as it is issued, in program order: the meaning of every program."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from operator import length_hint
+from typing import Any
 
 from specinfer.runtime.dependence import LaunchId
-from specinfer.runtime.launch import Launch
+from specinfer.runtime.errors import PoisonedError
+from specinfer.runtime.executor import Failure, Operation
+from specinfer.runtime.poison import PoisonedData
 
 
 class SerialExecutor:
-    """The oracle that every other executor must agree with."""
+    """The oracle that every other executor must agree with: what raises, raises at its launch."""
+
+    is_in_order = True
+
+    def __init__(self) -> None:
+        self.poisoned = PoisonedData()
 
     def submit(
-        self, id: LaunchId, launch: Launch, waits_for: Collection[LaunchId]
+        self, id: LaunchId, operation: Operation, waits_for: Collection[LaunchId]
     ) -> Sequence[LaunchId]:
-        """Run the launch now."""
+        """Run the operation now.
+
+        Raises:
+            PoisonedError: it reads what an earlier one should have made, but raised.
+        """
+        if self.poisoned and (cause := self.poisoned.spreads(operation.requirements)):
+            raise PoisonedError(f"launch {id}, {operation}, reads what was never made: {cause}")
         try:
-            launch.run()
-        except Exception as error:
-            error.add_note(f"raised by launch {id}: {launch}")
+            operation.run()
+        except BaseException as error:
+            self.poisoned.add(operation.requirements, Failure(id, operation, error).story)
+            error.add_note(f"raised by launch {id}: {operation}")
             raise
         return (id,)
 
+    def replay(
+        self,
+        base: LaunchId,
+        calls: Sequence[Callable[[], Any]],
+        operations: Sequence[Operation],
+    ) -> None:
+        """Run recorded operations."""
+        if self.poisoned:
+            for id, operation in enumerate(operations, start=base):
+                self.submit(id, operation, ())
+            return
+        remaining = iter(calls)
+        try:
+            for call in remaining:
+                call()
+        except BaseException as error:
+            at = len(calls) - length_hint(remaining) - 1
+            operation = operations[at]
+            self.poisoned.add(operation.requirements, Failure(base + at, operation, error).story)
+            error.add_note(f"raised by launch {base + at}: {operation}")
+            raise
+
     def wait(self, ids: Collection[LaunchId] | None) -> None:
         """Return at once: everything submitted has run."""
+
+    def take_failures(self) -> list[Failure]:
+        """None: they were raised."""
+        return []
 
     def close(self) -> None:
         """Do nothing."""

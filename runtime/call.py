@@ -1,0 +1,235 @@
+"""Calls: a task's function with its arrays and values, ready to run.
+
+An :class:`Executable` is made once for a point of a launch on a rank; each launch then makes a
+:class:`Call` of it, with its own values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from reprlib import repr as short
+from types import SimpleNamespace
+from typing import Any
+
+from specinfer.runtime.binding import Binding
+from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.future import DEFERRED, Future, FutureMap, Parameter
+from specinfer.runtime.index_space import ONE, IndexSpace
+from specinfer.runtime.instances import Instances
+from specinfer.runtime.partition import Colour, Projected, Projection
+from specinfer.runtime.privilege import WD, R
+from specinfer.runtime.task import Task, TaskFunction
+
+
+class Call:
+    """One run of a task's function.
+
+    Attributes:
+        function: the variant's.
+        values: its arguments, in order.
+        requirements: what it does to memory.
+        executable: what it is a run of.
+    """
+
+    __slots__ = ("executable", "function", "requirements", "values")
+    is_communication = False
+
+    def __init__(self, executable: Executable, values: tuple[Any, ...]) -> None:
+        self.executable = executable
+        self.function = executable.function
+        self.requirements = executable.requirements
+        self.values = values
+
+    @property
+    def task(self) -> Task:
+        """What it is a run of."""
+        return self.executable.binding.task
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Regions and values, in the order of parameters."""
+        regions = self.executable.binding.regions
+        return {
+            name: regions.get(name, value)
+            for name, value in zip(self.task.parameters, self.values, strict=True)
+        }
+
+    def run(self) -> Any:
+        """Call the function."""
+        return self.function(*self.values)
+
+    def bound(self) -> Callable[[], Any]:
+        """The same as a plain function."""
+        return partial(self.function, *self.values)
+
+    def as_of_now(self) -> Call:
+        """The same with the present values of its parameters, to be run later."""
+        return self
+
+    def __str__(self) -> str:
+        return self.executable.describe(self.values)
+
+
+class ResolvedCall(Call):
+    """A run whose values, or whether it runs at all, are known only when its turn comes."""
+
+    __slots__ = ("otherwise", "predicate", "result")
+
+    def __init__(
+        self,
+        executable: Executable,
+        values: tuple[Any, ...],
+        result: Future | None = None,
+        predicate: Future | None = None,
+        otherwise: Any = None,
+    ) -> None:
+        super().__init__(executable, values)
+        given = [v.at(executable.colour) for v in values if isinstance(v, (Future, FutureMap))]
+        given += () if predicate is None else (predicate,)
+        self.requirements += tuple(Requirement(f.key, ONE, R) for f in given)
+        if result is not None:
+            self.requirements += (Requirement(result.key, ONE, WD),)
+        self.result = result
+        self.predicate = predicate
+        self.otherwise = otherwise
+
+    def run(self) -> Any:
+        """Look up the values and call the function."""
+        if self.predicate is not None and not self.predicate.value_at(None):
+            value = self.otherwise
+        else:
+            colour = self.executable.colour
+            value = self.function(
+                *[v.value_at(colour) if isinstance(v, DEFERRED) else v for v in self.values]
+            )
+        if self.result is not None:
+            self.result.put(value)
+        return value
+
+    def bound(self) -> Callable[[], Any]:
+        """The same as a plain function."""
+        return self.run
+
+    def as_of_now(self) -> Call:
+        """The same with the present values of its parameters, to be run later."""
+        if not any(isinstance(value, Parameter) for value in self.values):
+            return self
+        values = tuple(v.value if isinstance(v, Parameter) else v for v in self.values)
+        return ResolvedCall(self.executable, values, self.result, self.predicate, self.otherwise)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Executable:
+    """A point of a launch on the memory of a rank.
+
+    Attributes:
+        binding: the launch.
+        colour: of the point.
+        rank: whose memory.
+        function: the variant's.
+        template: its arguments, with None where a value goes.
+        positions: where each value goes.
+        requirements: what it does to memory.
+    """
+
+    binding: Binding
+    colour: Colour | None
+    rank: int
+    function: TaskFunction
+    template: tuple[Any, ...]
+    positions: tuple[tuple[int, str], ...]
+    requirements: tuple[Requirement, ...]
+
+    def call(
+        self,
+        values: Mapping[str, Any],
+        result: Future | None = None,
+        predicate: Future | None = None,
+        otherwise: Any = None,
+    ) -> Call:
+        """A run with these values."""
+        if not self.positions:
+            filled = self.template
+            is_deferred = False
+        else:
+            listed = list(self.template)
+            is_deferred = False
+            for position, name in self.positions:
+                value = values[name]
+                if isinstance(value, Projection):
+                    value = value.colour(self.colour)
+                elif isinstance(value, DEFERRED):
+                    is_deferred = True
+                listed[position] = value
+            filled = tuple(listed)
+        if is_deferred or result is not None or predicate is not None:
+            return ResolvedCall(self, filled, result, predicate, otherwise)
+        return Call(self, filled)
+
+    def describe(self, values: Sequence[Any]) -> str:
+        """The task with its arguments."""
+        task = self.binding.task
+        listed = []
+        for name, value in zip(task.parameters, values, strict=True):
+            region = self.binding.regions.get(name)
+            listed.append(
+                f"{name}={short(value)}"
+                if region is None
+                else f"{name}={task.privileges[name]} {region}"
+            )
+        at = "" if self.colour is None else f" at point {self.colour}"
+        return f"{task.name}({', '.join(listed)}){at}"
+
+
+def make_executable(
+    binding: Binding,
+    colour: Colour | None,
+    spaces: Mapping[str, IndexSpace],
+    apart: frozenset[str],
+    instances: Instances,
+    processors: Sequence[str],
+    requirements: tuple[Requirement, ...],
+) -> Executable:
+    """Look up the memory of a point and choose a variant.
+
+    Args:
+        binding: the launch.
+        colour: of the point.
+        spaces: the points of each region argument.
+        apart: arguments that go to the rank's part of a reduction.
+        instances: the rank's memory.
+        processors: kinds of processor, the preferred first.
+        requirements: what it does to memory.
+
+    Raises:
+        LaunchError: no variant for these processors.
+    """
+    task = binding.task
+    arrays: dict[str, Any] = {}
+    for name, region in binding.regions.items():
+        part = region.part(colour) if isinstance(region, Projected) else region
+        views = {
+            field: instances.view(key, spaces[name], is_partial=name in apart)
+            for field, key in zip(part.fields, part.keys, strict=True)
+        }
+        arrays[name] = views[part.fields[0]] if len(views) == 1 else SimpleNamespace(**views)
+    variant = task.select(processors, arrays)
+    if variant.view is not None:
+        arrays = {name: _viewed(memory, variant.view) for name, memory in arrays.items()}
+    return Executable(
+        binding,
+        colour,
+        instances.rank,
+        variant.function,
+        tuple(arrays.get(name) for name in task.parameters),
+        tuple((i, name) for i, name in enumerate(task.parameters) if name not in arrays),
+        requirements,
+    )
+
+
+def _viewed(memory: Any, view: Callable[[Any], Any]) -> Any:
+    if isinstance(memory, SimpleNamespace):
+        return SimpleNamespace(**{field: view(array) for field, array in vars(memory).items()})
+    return view(memory)

@@ -1,0 +1,217 @@
+"""Distribution: from launches to the operations of this process, remembered.
+
+On one rank a launch is a call for each of its points. On several, the state of the fields it uses
+decides what moves and who does what (:mod:`specinfer.runtime.lowering`); the answer for the same
+launch in the same state is looked up.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from specinfer.runtime.binding import Binding
+from specinfer.runtime.call import Executable, make_executable
+from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.errors import MapperError
+from specinfer.runtime.executor import Operation
+from specinfer.runtime.lowering import Lowered, Part, lower
+from specinfer.runtime.machine import Machine, physical_key
+from specinfer.runtime.mapper import Mapper
+from specinfer.runtime.partition import Colour
+from specinfer.runtime.placement import (
+    FieldState,
+    Piece,
+    Ranks,
+    Transfer,
+    Want,
+    members,
+    read,
+)
+from specinfer.runtime.privilege import WD, Privilege
+from specinfer.runtime.region import FieldKey, Region, Subregion
+
+REMEMBERED = 4096
+"""Lowered launches that are kept."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """What this process does of a launch.
+
+    Attributes:
+        transfers: operations, in order, before any executable.
+        executables: for each point and rank of this process.
+        after: state of each of the binding's keys; nothing on one rank.
+        lowered: what all ranks do; None on one rank.
+        before: the states that this is for: kept, so that they are not mistaken for others.
+    """
+
+    transfers: tuple[Operation, ...]
+    executables: tuple[Executable, ...]
+    after: tuple[FieldState, ...] = ()
+    lowered: Lowered | None = None
+    before: tuple[FieldState, ...] = ()
+
+    def ranks_of(self, colour: Colour | None) -> Ranks:
+        """Who runs a point."""
+        if self.lowered is None:
+            return 1
+        ranks = 0
+        for part in self.lowered.parts:
+            if part.point.colour == colour:
+                ranks |= part.ranks
+        return ranks
+
+
+class Distributor:
+    """Turns launches into operations, and keeps where data are.
+
+    Args:
+        machine: ranks and memories.
+        mapper: says where launches run.
+    """
+
+    def __init__(self, machine: Machine, mapper: Mapper) -> None:
+        self._machine = machine
+        self._mapper = mapper
+        self._everyone = (1 << machine.num_ranks) - 1
+        self._states: dict[FieldKey, FieldState] = {}
+        self._known: OrderedDict[tuple[object, ...], Share] = OrderedDict()
+        self._known_states: dict[FieldState, FieldState] = {}
+
+    @property
+    def states(self) -> Mapping[FieldKey, FieldState]:
+        """Where the data of every field are; empty on one rank."""
+        return self._states
+
+    def add(self, region: Region) -> None:
+        """Take in a region: zeros on every rank."""
+        self._machine.add_region(region)
+        for field in region.fields:
+            self._start((region.id, field), region)
+
+    def forget(self, key: FieldKey, region: Region) -> None:
+        """The memory of a field was exchanged: every rank has the same new values."""
+        self._start(key, region)
+        self._known.clear()  # their views are stale
+
+    def _start(self, key: FieldKey, region: Region) -> None:
+        if self._machine.num_ranks > 1:
+            self._states[key] = self._same((Piece(region.space, self._everyone),))
+
+    def share(self, binding: Binding, *, keeps: bool = False) -> Share:
+        """What this process does of a launch now; moves the states on."""
+        states = self._states
+        before = tuple(states[key] for key in binding.keys) if states else ()
+        known = (binding, keeps, *map(id, before))
+        share = self._known.get(known)
+        if share is None:
+            share = self._known[known] = self._make(binding, before, keeps=keeps)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        if states:
+            for key, state in zip(binding.keys, share.after, strict=True):
+                states[key] = state
+        return share
+
+    def replicate(self, part: Subregion) -> list[Operation]:
+        """What makes every rank hold these points."""
+        operations: list[Operation] = []
+        for key in part.keys if self._states else ():
+            wants = [Want(rank, part.space) for rank in members(self._everyone)]
+            transfers, state = read(key, self._states[key], wants)
+            self._states[key] = self._same(state)
+            operations += self._operations(transfers)
+        return operations
+
+    def requirements_here(self, requirements: Sequence[Requirement]) -> list[Requirement]:
+        """What uses of a region's points mean for the memories of this process."""
+        if not self._states:
+            return list(requirements)
+        return [
+            Requirement(physical_key(r.key, rank), r.space, r.privilege)  # type: ignore[arg-type]
+            for r in requirements
+            for rank in self._machine.ranks
+        ]
+
+    def install(self, states: Mapping[FieldKey, FieldState]) -> None:
+        """Take over the states behind a trace."""
+        self._states.update(states)
+
+    def _same(self, state: FieldState) -> FieldState:
+        """One object for equal states, so that they are compared by identity."""
+        return self._known_states.setdefault(state, state)
+
+    def _make(self, binding: Binding, before: tuple[FieldState, ...], *, keeps: bool) -> Share:
+        processors = self._mapper.processors(binding)
+        if not before:
+            instances = self._machine.instances(0)
+            executables = tuple(
+                make_executable(
+                    binding,
+                    point.colour,
+                    {name: part.space for name, part in point.parts.items()},
+                    frozenset(),
+                    instances,
+                    processors,
+                    point.requirements,
+                )
+                for point in binding.points
+            )
+            return Share((), executables)
+        lowered = lower(binding, self._mapper, before, keeps=keeps)
+        again = lower(binding, self._mapper, before, keeps=keeps)
+        if again != lowered:
+            raise MapperError(f"{binding}: the mapper gave two answers to the same question")
+        executables = tuple(
+            make_executable(
+                binding,
+                part.point.colour,
+                part.spaces,
+                part.partial,
+                self._machine.instances(rank),
+                processors,
+                _physical(binding, part, rank),
+            )
+            for part in lowered.parts
+            for rank in members(part.ranks)
+            if rank in self._machine.ranks
+        )
+        after = tuple(map(self._same, lowered.after))
+        return Share(
+            tuple(self._operations(lowered.transfers)), executables, after, lowered, before
+        )
+
+    def _operations(self, transfers: Sequence[Transfer]) -> list[Operation]:
+        found = []
+        for transfer in transfers:
+            as_messages = self._mapper.as_messages(transfer.kind, 0)
+            operation = self._machine.transfer(transfer, as_messages=as_messages)
+            if operation is not None:
+                found.append(operation)
+        return found
+
+
+def _physical(binding: Binding, part: Part, rank: int) -> tuple[Requirement, ...]:
+    """What a part does to the memory of a rank."""
+    found = []
+    for name, privilege in binding.task.privileges.items():
+        is_partial = name in part.partial
+        found += [
+            Requirement(
+                physical_key(key, rank, is_partial=is_partial),
+                part.spaces[name],
+                _held(privilege, is_partial=is_partial),
+            )
+            for key in part.point.parts[name].keys
+        ]
+    return tuple(found)
+
+
+def _held(privilege: Privilege, *, is_partial: bool) -> Privilege:
+    """The privilege on the memory itself."""
+    if is_partial and privilege.op is None:
+        return WD
+    return privilege

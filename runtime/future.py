@@ -1,0 +1,168 @@
+"""Futures: what a task returns, before it has run.
+
+A future can be given to later launches without waiting. Asking for its value waits; inside a trace
+that is refused, since a replay runs no Python between its tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import reduce as fold
+from typing import Any, Protocol
+
+from specinfer.runtime.errors import LaunchError, TraceError
+from specinfer.runtime.partition import Colour
+
+_NOTHING = object()
+
+
+class Host(Protocol):
+    """Who can make a value arrive: the runtime."""
+
+    def settle(self, future: Future) -> None:
+        """Return when the future has its value here, or raise why it never will."""
+        ...
+
+
+class Future:
+    """One value that a launch will give.
+
+    Attributes:
+        launch: number of the launch.
+        colour: of its point, in an index launch.
+        ranks: set of ranks that will have the value.
+    """
+
+    __slots__ = ("_host", "_value", "colour", "launch", "ranks")
+
+    def __init__(self, host: Host, launch: int, ranks: int, colour: Colour | None = None) -> None:
+        self._host = host
+        self.launch = launch
+        self.colour = colour
+        self.ranks = ranks
+        self._value: Any = _NOTHING
+
+    @property
+    def key(self) -> tuple[str, int, Any]:
+        """What dependences on the value are looked up by."""
+        return ("future", self.launch, self.colour)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the value is here."""
+        return self._value is not _NOTHING
+
+    def get(self) -> Any:
+        """The value; waits for it.
+
+        Raises:
+            PoisonedError: the task raised, or one that it depends on.
+            TraceError: inside a trace.
+        """
+        self._host.settle(self)
+        return self._value
+
+    def put(self, value: Any) -> None:
+        """Give it its value."""
+        self._value = value
+
+    def clear(self) -> None:
+        """Take its value away: its launch is replayed."""
+        self._value = _NOTHING
+
+    def packed(self) -> tuple[Any, ...]:
+        """The value to be sent: nothing, if it was never made."""
+        return (self._value,) if self.is_ready else ()
+
+    def value_at(self, colour: Colour | None) -> Any:
+        """The value for a point of a launch that was given this future; it has run before."""
+        return self._value
+
+    def at(self, colour: Colour | None) -> Future:
+        """The future that a point of a launch depends on."""
+        return self
+
+
+class FutureMap:
+    """One future for each point of an index launch."""
+
+    __slots__ = ("_futures",)
+
+    def __init__(self, futures: Mapping[Colour, Future]) -> None:
+        self._futures = dict(futures)
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def __iter__(self) -> Iterator[Future]:
+        return iter(self._futures.values())
+
+    def __getitem__(self, point: Colour) -> Future:
+        """The future of a point.
+
+        Raises:
+            LaunchError: no such point.
+        """
+        try:
+            return self._futures[point]
+        except KeyError:
+            raise LaunchError(f"future map: no point {point!r} among {len(self)}") from None
+
+    def get(self) -> dict[Colour, Any]:
+        """All values, by point; waits for them."""
+        return {point: future.get() for point, future in self._futures.items()}
+
+    def reduce(self, op: Callable[[Any, Any], Any]) -> Any:
+        """The values folded in the order of points, so that the bits are always the same.
+
+        Args:
+            op: a function of two values, such as ``operator.add``.
+        """
+        return fold(op, (future.get() for future in self))
+
+    def value_at(self, colour: Colour | None) -> Any:
+        """The value of a point."""
+        return self._at(colour).value_at(colour)
+
+    def at(self, colour: Colour | None) -> Future:
+        """The future of a point of a launch that was given this map."""
+        return self._at(colour)
+
+    def _at(self, colour: Colour | None) -> Future:
+        if colour is None:
+            raise LaunchError("future map: given to a single launch, expected an index launch")
+        return self[colour]
+
+
+class Parameter:
+    """A value argument of a trace: set for each run, read when its tasks run.
+
+    Inside the body it can only be given to launches; a body that looks at it would do so once, and
+    never again when the trace is replayed.
+    """
+
+    __slots__ = ("name", "value")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.value: Any = None
+
+    def value_at(self, colour: Colour | None) -> Any:
+        """Its value in this run."""
+        return self.value
+
+    def _refuse(self, *_: object) -> Any:
+        raise TraceError(
+            f"parameter {self.name} is read inside a trace, expected it as an argument of a launch "
+            "only; what the body must know belongs in the trace's bucket"
+        )
+
+    __bool__ = __int__ = __index__ = __float__ = __iter__ = __len__ = __lt__ = __gt__ = _refuse
+    __le__ = __ge__ = __add__ = __radd__ = __sub__ = __mul__ = __mod__ = __getitem__ = _refuse
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+
+DEFERRED = (Future, FutureMap, Parameter)
+"""Values that are known only when a task runs."""

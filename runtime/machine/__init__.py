@@ -1,0 +1,84 @@
+"""Machines: the ranks a program runs on, their memories, and how data move between them.
+
+``one`` is this process alone. ``sim`` is several ranks in this process, each with a memory of its
+own. ``mpi`` is one process a rank: every process runs the same program and does its own share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.executor import Operation
+from specinfer.runtime.instances import Instances
+from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, members
+from specinfer.runtime.privilege import WD, R
+from specinfer.runtime.region import FieldKey, Region
+
+PhysicalKey = tuple[int, str, int, str]
+"""Region, field, rank, and whether it is its ``main`` memory or its ``partial`` reductions."""
+
+
+class Machine(Protocol):
+    """Ranks and their memories."""
+
+    @property
+    def num_ranks(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Those whose memory is in this process."""
+        ...
+
+    def add_region(self, region: Region) -> None:
+        """Take in a new region."""
+        ...
+
+    def instances(self, rank: int) -> Instances:
+        """The memory of a rank of this process."""
+        ...
+
+    def transfer(self, transfer: Transfer, *, as_messages: bool) -> Operation | None:
+        """What this process does for a transfer; None if nothing."""
+        ...
+
+    def send_value(self, value: Any, root: int) -> Any:
+        """A Python value of one rank, on all of them; all take part."""
+        ...
+
+    def gather_values(self, value: Any) -> list[Any]:
+        """One Python value of each process, on all of them; all take part."""
+        ...
+
+    def close(self) -> None:
+        """Give back what communication took."""
+        ...
+
+
+def physical_key(key: FieldKey, rank: int, *, is_partial: bool = False) -> PhysicalKey:
+    """What dependences between operations on a rank's memory are looked up by."""
+    return (*key, rank, "partial" if is_partial else "main")
+
+
+def transfer_requirements(transfer: Transfer, ranks: Sequence[int]) -> tuple[Requirement, ...]:
+    """What a transfer does to the memories of these ranks."""
+    found: list[Requirement] = []
+    match transfer:
+        case Copy(key, moves):
+            for move in moves:
+                found.append(Requirement(physical_key(key, move.source), move.space, R))
+                found.append(Requirement(physical_key(key, move.target), move.space, WD))
+        case Fold(key, space, _, groups, bases):
+            for group, base in zip(groups, bases, strict=True):
+                for rank in members(group):
+                    found.append(Requirement(physical_key(key, rank, is_partial=True), space, R))
+                if base is not None:
+                    found.append(Requirement(physical_key(key, base), space, R))
+            for rank, part in transfer.results():
+                found.append(Requirement(physical_key(key, rank), part, WD))
+        case Reset(key, rank, space):
+            found.append(Requirement(physical_key(key, rank, is_partial=True), space, WD))
+    return tuple(r for r in found if r.key[2] in ranks)  # type: ignore[index]

@@ -1,0 +1,121 @@
+"""Mappers: where launches run. A mapper may change how fast a program is, never what it computes.
+
+A mapper is asked a few questions. Its answers must be a pure function of what it is told: every
+rank asks its own copy, and all must hear the same. :class:`DefaultMapper` answers them all; others
+inherit from it and change some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from specinfer.runtime.binding import Binding
+from specinfer.runtime.mesh import Mesh
+from specinfer.runtime.partition import Colour
+from specinfer.runtime.region import Region
+from specinfer.runtime.sharding import Block, Sharded, Sharding
+
+Shardings = Mapping[str, Mapping[str, Sharding] | None]
+"""How the region arguments of a launch lie now: by parameter, then by mesh axis; None if it is
+nothing regular."""
+
+
+@dataclass(frozen=True, slots=True)
+class Everywhere:
+    """Every rank runs the launch for itself: for pure tasks only."""
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """One rank runs the launch."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Divided:
+    """Each rank runs its part, by the axes that the task declares.
+
+    Attributes:
+        axes: for each mesh axis that is used, the task's axis and the blocks of it, one for each
+            coordinate; None: blocks as equal as can be.
+    """
+
+    axes: Mapping[str, tuple[str, tuple[Block, ...] | None]]
+
+
+Where = Everywhere | On | Divided
+
+
+class Mapper:
+    """The questions, with answers that suit most programs.
+
+    Args:
+        mesh: how the ranks are arranged.
+        processors: kinds of processor whose variants may run, the preferred first.
+
+    Attributes:
+        epoch: rises when answers change: what was recorded before is forgotten.
+    """
+
+    def __init__(self, mesh: Mesh, processors: Sequence[str] = ("cpu",)) -> None:
+        self.mesh = mesh
+        self.epoch = 0
+        self._processors = tuple(processors)
+
+    def place(self, launch: Binding, shardings: Shardings) -> Where:
+        """Where a single launch runs.
+
+        By default it follows its data: if an argument that it reads lies in blocks along an axis of
+        the task, the launch is divided in the same blocks. Else every rank runs a pure task, and
+        the first rank any other.
+        """
+        return self.follow(launch, shardings) or (Everywhere() if launch.task.is_pure else On(0))
+
+    def follow(self, launch: Binding, shardings: Shardings) -> Divided | None:
+        """The division that leaves an argument where it is, if there is one."""
+        division = launch.task.division
+        for name, dims in division.axes.items():
+            if not launch.task.privileges[name].reads:
+                continue
+            found: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
+            for mesh_axis, sharding in (shardings.get(name) or {}).items():
+                if isinstance(sharding, Sharded) and (axis := dims[sharding.dim]):
+                    blocks = launch.units(axis.name).blocks_of(name, sharding)
+                    if blocks is not None and axis.name not in {a for a, _ in found.values()}:
+                        found[mesh_axis] = (axis.name, blocks)
+            if found:
+                return Divided(found)
+        return None
+
+    def shard(self, launch: Binding, point: Colour, number: int, count: int) -> int | None:
+        """The rank that runs a point of an index launch; None: every rank does, if it is pure.
+
+        Args:
+            launch: the index launch.
+            point: of its domain.
+            number: of the point, in order.
+            count: of points.
+        """
+        return number * self.mesh.num_ranks // count
+
+    def processors(self, launch: Binding) -> tuple[str, ...]:
+        """Kinds of processor for a launch, the preferred first."""
+        return self._processors
+
+    def priority(self, launch: Binding) -> int:
+        """Of several launches that could run, those of the highest priority do."""
+        return 0
+
+    def memory(self, region: Region) -> str:
+        """The memory that holds a region."""
+        return "cpu"
+
+    def as_messages(self, kind: str, num_bytes: int) -> bool:
+        """Whether a transfer is done with messages between pairs, not with MPI's collective."""
+        return False
+
+    def replays(self, trace: str) -> bool:
+        """Whether a trace of that name may be replayed."""
+        return True

@@ -1,0 +1,310 @@
+"""Traces: a part of a program that repeats, recorded once and replayed without analysis.
+
+The body of a trace is a function that launches tasks. The first run is recorded, the second one
+*verified*: it must issue the same operations. From then on the body is not called any more: a
+replay runs the recorded operations, one after the other where they were in order, else with the
+dependences that were found once. What differs from run to run reaches the tasks through parameters
+and through memory.
+
+A trace may be replayed only where the fields that it uses lie as they did when it was recorded: its
+*preconditions*. What its operations leave behind are its *postconditions*. Where these imply those,
+the trace is *idempotent*: back-to-back replays need no check, and no fence between them.
+
+Source: Lee et al., "Dynamic tracing: memoization of task graphs for dynamic task-based runtimes"
+(SC 2018).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from specinfer.runtime.dependence import DependenceAnalyzer
+from specinfer.runtime.errors import TraceError
+from specinfer.runtime.executor import Operation
+from specinfer.runtime.future import Future, Parameter
+from specinfer.runtime.placement import FieldState
+from specinfer.runtime.region import FieldKey
+
+States = Mapping[FieldKey, FieldState]
+_Key = tuple[tuple[Hashable, ...], Hashable]
+"""Bucket, and epoch of the runtime."""
+
+TEMPLATES = 16
+"""Templates that a trace keeps: those used last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A launch as it was issued, to compare two runs by.
+
+    Attributes:
+        what: the task with its regions.
+        values: the other arguments, by parameter.
+        story: for people.
+    """
+
+    what: Hashable
+    values: tuple[tuple[str, Hashable], ...]
+    story: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What one run of a body issued.
+
+    Attributes:
+        operations: of this process, in order.
+        issued: the launches, in order.
+        before: states of the fields that it uses, when it began; on several ranks.
+        after: when it ended.
+        results: futures that its launches give.
+        refusal: why it cannot be replayed, if so.
+    """
+
+    operations: tuple[Operation, ...]
+    issued: tuple[Issued, ...]
+    before: States
+    after: States
+    results: tuple[Future, ...] = ()
+    refusal: str | None = None
+
+    def begins_like(self, other: Recording) -> bool:
+        """Whether the fields that both use lay alike."""
+        return all(other.before.get(key, state) is state for key, state in self.before.items())
+
+    @property
+    def is_idempotent(self) -> bool:
+        """Whether it may be replayed right behind itself."""
+        return all(self.after[key] is state for key, state in self.before.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A recording that was verified: what a replay runs.
+
+    Attributes:
+        recording: what it does.
+        answer: what the body returned.
+        calls: the operations as plain functions.
+        edges: for each operation, those it waits for: counted from 0 in the same replay, and
+            backwards from -1 in the one right before it.
+    """
+
+    recording: Recording
+    answer: Any
+    calls: tuple[Callable[[], Any], ...]
+    edges: tuple[tuple[int, ...], ...]
+
+
+def make_template(recording: Recording, answer: Any, *, is_in_order: bool) -> Template:
+    """Find the dependences of a recording, also on a replay right before it."""
+    operations = recording.operations
+    edges: tuple[tuple[int, ...], ...] = ()
+    if not is_in_order:
+        analyzer, count = DependenceAnalyzer(), len(operations)
+        found = [
+            analyzer.launch(id, operation.requirements)
+            for id, operation in enumerate((*operations, *operations))
+        ]
+        edges = tuple(tuple(sorted(id - count for id in waits)) for waits in found[count:])
+    calls = tuple(operation.bound() for operation in operations)
+    return Template(recording, answer, calls, edges)
+
+
+@dataclass(slots=True)
+class TraceStats:
+    """What became of the runs of a trace.
+
+    Attributes:
+        recorded: runs that were recorded.
+        verified: second runs, found to be like the first.
+        replayed: runs without analysis.
+        elided: replays right behind another of the same, without check or fence.
+        missed: runs that were analysed again although they had been seen before, by reason.
+    """
+
+    recorded: int = 0
+    verified: int = 0
+    replayed: int = 0
+    elided: int = 0
+    missed: Counter[str] = field(default_factory=Counter)
+
+
+class Host(Protocol):
+    """The runtime, as a trace needs it."""
+
+    def begin_recording(self) -> None:
+        """Keep what is issued from now on."""
+        ...
+
+    def end_recording(self) -> Recording:
+        """What was issued since then."""
+        ...
+
+    def states_are(self, states: States) -> FieldKey | None:
+        """A field that does not lie as it should; None if all do."""
+        ...
+
+    def replay(self, template: Template, *, is_recurrent: bool) -> None:
+        """Run what was recorded."""
+        ...
+
+    def may_replay(self, name: str) -> bool:
+        """Whether the mapper lets a trace be replayed."""
+        ...
+
+    @property
+    def epoch(self) -> Hashable:
+        """Changes when mappers or memories change: what was recorded before is void."""
+        ...
+
+    @property
+    def last_replayed(self) -> Template | None:
+        """The template behind which nothing else was issued yet."""
+        ...
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether operations run as they are issued."""
+        ...
+
+
+class Trace:
+    """A part of a program that repeats. Made by ``Runtime.trace``.
+
+    Args:
+        host: the runtime.
+        name: for people.
+        body: launches tasks; gets the parameters by name. It must not read anything.
+        is_strict: a run that could have been a replay, and is not, raises.
+
+    Attributes:
+        stats: what became of its runs.
+    """
+
+    def __init__(
+        self, host: Host, name: str, body: Callable[..., Any], *, is_strict: bool = False
+    ) -> None:
+        self.name = name
+        self.stats = TraceStats()
+        self._host = host
+        self._body = body
+        self._is_strict = is_strict
+        self._recorded: dict[Hashable, list[Recording]] = {}
+        self._templates: OrderedDict[_Key, list[Template]] = OrderedDict()
+        self._parameters: dict[str, Parameter] = {}
+
+    def __call__(self, *bucket: Hashable, **parameters: Any) -> Any:
+        """Run the body, or replay it.
+
+        Args:
+            bucket: what the body must know; another bucket is another trace.
+            parameters: values for its launches, which may differ from run to run.
+
+        Returns:
+            What the body returned: futures, which get new values in each run.
+
+        Raises:
+            TraceError: the body reads something; in strict mode also a run that is no replay.
+        """
+        for name, value in parameters.items():
+            if name not in self._parameters:
+                self._parameters[name] = Parameter(name)
+            self._parameters[name].value = value
+        key = (bucket, self._host.epoch)
+        last = self._host.last_replayed
+        missed = None
+        for template in self._templates.get(key, ()):
+            recording = template.recording
+            is_recurrent = template is last and recording.is_idempotent
+            moved = None if is_recurrent else self._host.states_are(recording.before)
+            if moved is None:
+                self._host.replay(template, is_recurrent=is_recurrent)
+                self.stats.replayed += 1
+                self.stats.elided += is_recurrent
+                self._templates.move_to_end(key)
+                return template.answer
+            missed = f"precondition: field {moved[1]} of region {moved[0]} lies elsewhere"
+        if missed is not None:
+            self._miss(missed)
+        return self._analyse(bucket, key)
+
+    def explain(self) -> str:
+        """What became of its runs, and why those that were no replays were none."""
+        stats = self.stats
+        lines = [
+            f"trace {self.name}: {stats.recorded} recorded, {stats.verified} verified, "
+            f"{stats.replayed} replayed ({stats.elided} without a fence)"
+        ]
+        lines += (f"  {count} x {reason}" for reason, count in stats.missed.most_common())
+        for (bucket, _), templates in self._templates.items():
+            for template in templates:
+                recording = template.recording
+                kind = "idempotent" if recording.is_idempotent else "not idempotent"
+                lines.append(
+                    f"  bucket {bucket}: {len(recording.issued)} launches, "
+                    f"{len(recording.operations)} operations, {kind}"
+                )
+        return "\n".join(lines)
+
+    def _analyse(self, bucket: tuple[Hashable, ...], key: _Key) -> Any:
+        """Run the body with analysis, and keep what it issued."""
+        self._host.begin_recording()
+        try:
+            answer = self._body(*bucket, **self._parameters)
+        finally:
+            recording = self._host.end_recording()
+        if not self._host.may_replay(self.name):
+            self._miss("the mapper lets it not be replayed")
+            return answer
+        if recording.refusal is not None:
+            self._miss(recording.refusal)
+            return answer
+        known = self._recorded.setdefault(key, [])
+        for earlier in known:
+            if earlier.begins_like(recording):
+                known.remove(earlier)
+                if (reason := difference(earlier, recording)) is None:
+                    template = make_template(recording, answer, is_in_order=self._host.is_in_order)
+                    self._keep(key, template)
+                    self.stats.verified += 1
+                    return answer
+                self._miss(reason)
+                break
+        known.append(recording)  # the first one from where the data lay now
+        del known[:-TEMPLATES]
+        self.stats.recorded += 1
+        return answer
+
+    def _keep(self, key: _Key, template: Template) -> None:
+        self._templates.setdefault(key, []).insert(0, template)
+        self._templates.move_to_end(key)
+        while sum(map(len, self._templates.values())) > TEMPLATES:
+            oldest = next(iter(self._templates))
+            self._templates[oldest].pop()
+            if not self._templates[oldest]:
+                del self._templates[oldest]
+
+    def _miss(self, reason: str) -> None:
+        self.stats.missed[reason] += 1
+        if self._is_strict:
+            raise TraceError(f"trace {self.name} is not replayed: {reason}")
+
+
+def difference(one: Recording, other: Recording) -> str | None:
+    """Why two runs of a body are not the same; None if they are."""
+    for at, (first, second) in enumerate(zip(one.issued, other.issued, strict=False)):
+        if first.what != second.what:
+            return f"diverged: launch {at} was {first.story}, then {second.story}"
+        for (name, value), (_, changed) in zip(first.values, second.values, strict=True):
+            if value != changed:
+                return (
+                    f"diverged: {name} of launch {at}, {second.story}, was {value}, then "
+                    f"{changed}; what differs from run to run must be a parameter of the trace"
+                )
+    if len(one.issued) != len(other.issued):
+        return f"diverged: {len(one.issued)} launches, then {len(other.issued)}"
+    return None
