@@ -116,7 +116,7 @@ def ancestor_bits(parents: IntArray, words: int) -> IntArray:
     return bits.view(np.int64)
 
 
-@task(rows=WD, requests=WD, pages=WD, tree=WD, ancestors=WD, logit_rows=WD)
+@task(rows=WD, requests=WD, pages=WD, tree=WD, ancestors=WD, logit_rows=WD, pure=True)
 def load_batch(
     rows: SimpleNamespace,
     requests: SimpleNamespace,

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
 
 from specinfer.models.batch import BatchLimits, TokenBatch, load_batch
-from specinfer.models.compiler import Operand, Program, Step
+from specinfer.models.compiler import Operand, Program
 from specinfer.ops.attention import PAGE_SLOTS, plan_attention
 from specinfer.runtime.context import Runtime
+from specinfer.runtime.future import Parameter
 from specinfer.runtime.index_space import IndexSpace
-from specinfer.runtime.launch import Launch
 from specinfer.runtime.region import Region, Subregion
 
-BOUND_STEPS = 64
-"""Step shapes whose bound launches are kept."""
+STEP_SHAPES = 64
+"""Sizes of steps whose traces are kept."""
 
 
 def weight_regions(runtime: Runtime, weights: Mapping[str, torch.Tensor]) -> dict[str, Region]:
@@ -97,7 +96,7 @@ class Model:
             allocate(f"buffer.{n}", (sizes[buffer.rows], buffer.width), value=dtype)
             for n, buffer in enumerate(program.buffers)
         ]
-        self._bound = lru_cache(BOUND_STEPS)(self._bind)
+        self._step = runtime.trace(f"{program.name}.step", self._launch_step, keeps=STEP_SHAPES)
 
     @property
     def vocabulary(self) -> int:
@@ -112,12 +111,10 @@ class Model:
             writes the same memory.
         """
         rows, requests, wanted = batch.num_rows, batch.num_requests, len(batch.logit_rows)
-        parts: dict[str, Any] = dict(self._batch_parts(rows, requests, wanted))
-        self.runtime.launch(load_batch, **parts, batch=batch)
-        self.runtime.issue_all(self._bound(rows, requests, wanted))
+        self._step(rows, requests, wanted, batch=batch)
         return self._buffers[int(self.program.output.name)].rows(0, wanted)
 
-    def _batch_parts(self, rows: int, requests: int, wanted: int) -> dict[str, Subregion]:
+    def _batch_parts(self, rows: int, requests: int, wanted: int) -> dict[str, Any]:
         tables = self._tables
         return {
             "rows": self._rows.rows(0, rows),
@@ -128,9 +125,12 @@ class Model:
             "logit_rows": tables["logit_rows"].rows(0, wanted),
         }
 
-    def _bind(self, rows: int, requests: int, wanted: int) -> list[Launch]:
+    def _launch_step(self, rows: int, requests: int, wanted: int, batch: Parameter) -> None:
+        """The body of the trace: every launch of a step of these sizes."""
+        launch = self.runtime.launch
         parts = self._batch_parts(rows, requests, wanted)
-        plan = {
+        launch(load_batch, **parts, batch=batch)
+        plan: dict[str, Any] = {
             "keys": self._tables["keys"].rows(0, requests),
             "bias": self._tables["bias"].rows(0, rows),
             "extents": self._tables["extents"].rows(0, requests),
@@ -145,19 +145,15 @@ class Model:
             "plan": lambda name: plan[name],
             "buffer": lambda n: self._buffers[n].rows(0, sizes[self.program.buffers[n].rows]),
         }
-
-        def launch(step: Step) -> Launch:
+        known = parts | plan
+        planned: dict[str, Any] = {name: known[name] for name in plan_attention.parameters}
+        launch(plan_attention, **planned)
+        for step in self.program.steps:
             arguments = {
                 name: resolve[value.kind](value.name) if isinstance(value, Operand) else value
                 for name, value in step.arguments
             }
-            return self.runtime.bind(step.task, **arguments)
-
-        known = {**parts, **plan}
-        planning = self.runtime.bind(
-            plan_attention, **{name: known[name] for name in plan_attention.parameters}
-        )
-        return [planning, *map(launch, self.program.steps)]
+            launch(step.task, **arguments)
 
     def _layer(self, layer: int) -> Subregion:
         _, *rest = self.kv.shape

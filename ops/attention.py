@@ -27,7 +27,21 @@ PAGE_SLOTS = 16
 """Slots in a page of the K/V pool."""
 
 
-@task(rows=R, requests=R, pages=R, tree=R, ancestors=R, keys=RW, bias=RW, extents=WD)
+_POOL = (None, None, "groups", None)
+"""A pool may be divided by whole K/V heads, with the query heads that use them."""
+
+
+@task(
+    rows=R,
+    requests=R,
+    pages=R,
+    tree=R,
+    ancestors=R,
+    keys=RW,
+    bias=RW,
+    extents=WD,
+    pure=True,
+)
 def plan_attention(
     rows: SimpleNamespace,
     requests: SimpleNamespace,
@@ -78,7 +92,14 @@ def plan_attention(
         extents[r] = torch.tensor([start, stop, prefix + nodes, not seen.all()])
 
 
-@task(k=R, v=R, slots=R, kv=RW)
+@task(
+    k=R,
+    v=R,
+    slots=R,
+    kv=RW,
+    pure=True,
+    axes={"k": (None, "groups"), "v": (None, "groups"), "kv": _POOL},
+)
 def write_kv(k: Tensor, v: Tensor, slots: Tensor, kv: SimpleNamespace) -> None:
     """Store each row's key and value in its slot; k, v (rows, kv_heads x head_size)."""
     shape = (k.shape[0], *kv.k.shape[2:])
@@ -86,7 +107,16 @@ def write_kv(k: Tensor, v: Tensor, slots: Tensor, kv: SimpleNamespace) -> None:
     kv.v[0].index_copy_(0, slots, v.view(shape))
 
 
-@task(q=R, kv=R, keys=R, bias=R, extents=R, out=WD)
+@task(
+    q=R,
+    kv=R,
+    keys=R,
+    bias=R,
+    extents=R,
+    out=WD,
+    pure=True,
+    axes={"q": (None, "groups"), "kv": _POOL, "out": (None, "groups")},
+)
 def tree_attention(
     q: Tensor,
     kv: SimpleNamespace,
@@ -141,7 +171,7 @@ def _tree_attention_compiled(
     cpu.tree_attention(q, kv.k, kv.v, keys, bias, extents, out, scale)
 
 
-@task(kv=RW)
+@task(kv=RW, pure=True, axes={"kv": _POOL})
 def commit_kv(kv: SimpleNamespace, sources: Tensor, targets: Tensor) -> None:
     """Copy accepted K/V of all layers at once; sources, targets (accepted,) int64 slots.
 

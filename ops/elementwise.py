@@ -12,6 +12,11 @@ from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
 
 
+_EACH = ("rows", "features")
+_ONE = {"x": _EACH, "out": _EACH}
+_PAIR = {"x": _EACH, "y": _EACH, "out": _EACH}
+
+
 def _infer_pair(x: Shape, y: Shape) -> Signature:
     expect(x == y, f"x is {x} and y is {y}, expected the same shape")
     return Signature(x)
@@ -26,26 +31,26 @@ def _infer_gelu(x: Shape, *, approximate: str = "none") -> Signature:
     return Signature(x)
 
 
-@task(x=R, y=R, out=WD)
+@task(x=R, y=R, out=WD, pure=True, axes=_PAIR)
 def add(x: Tensor, y: Tensor, out: Tensor) -> None:
     """``out = x + y``."""
     torch.add(x, y, out=out)
 
 
-@task(x=R, y=R, out=WD)
+@task(x=R, y=R, out=WD, pure=True, axes=_PAIR)
 def silu_mul(x: Tensor, y: Tensor, out: Tensor) -> None:
     """``out = silu(x) * y``: the gate of a SwiGLU layer (Shazeer, 2020)."""
     torch.ops.aten.silu.out(x, out=out)
     out.mul_(y)
 
 
-@task(x=R, out=WD)
+@task(x=R, out=WD, pure=True, axes=_ONE)
 def gelu(x: Tensor, out: Tensor, approximate: Any) -> None:
     """Gaussian error linear unit, exact or by its approximation with tanh."""
     torch.ops.aten.gelu.out(x, approximate=approximate, out=out)
 
 
-@task(x=R, out=WD)
+@task(x=R, out=WD, pure=True, axes=_ONE)
 def relu(x: Tensor, out: Tensor) -> None:
     """``out = max(x, 0)``."""
     torch.clamp_min(x, 0, out=out)

@@ -15,7 +15,13 @@ def _infer_embedding(tokens: Shape, *, vocabulary: int, features: int) -> Signat
     return Signature((tokens[0], features), {"weight": (vocabulary, features)})
 
 
-@task(tokens=R, weight=R, out=WD)
+@task(
+    tokens=R,
+    weight=R,
+    out=WD,
+    pure=True,
+    axes={"tokens": ("rows",), "weight": (None, "features"), "out": ("rows", "features")},
+)
 def embedding(tokens: Tensor, weight: Tensor, out: Tensor) -> None:
     """``out[i] = weight[tokens[i]]``; tokens (rows,) int64, weight (vocabulary, features)."""
     torch.index_select(weight, 0, tokens, out=out)
@@ -27,7 +33,13 @@ def _infer_select(x: Shape, rows: Shape) -> Signature:
     return Signature((rows[0], x[1]))
 
 
-@task(x=R, rows=R, out=WD)
+@task(
+    x=R,
+    rows=R,
+    out=WD,
+    pure=True,
+    axes={"x": (None, "features"), "rows": ("selected",), "out": ("selected", "features")},
+)
 def select_rows(x: Tensor, rows: Tensor, out: Tensor) -> None:
     """``out[i] = x[rows[i]]``: later operators pay only for the rows whose logits are wanted."""
     torch.index_select(x, 0, rows, out=out)

@@ -19,13 +19,32 @@ def _infer(x: Shape, *, features: int) -> Signature:
     return Signature((x[0], features), {"weight": (features, x[1]), "bias": (features,)})
 
 
-@task(x=R, weight=R, out=WD)
+@task(
+    x=R,
+    weight=R,
+    out=WD,
+    pure=True,
+    axes={"x": ("rows", "in"), "weight": ("features", "in"), "out": ("rows", "features")},
+    sums=("in",),
+)
 def linear(x: Tensor, weight: Tensor, out: Tensor) -> None:
     """``out = x weight^T``; x (rows, in), weight (features, in), out (rows, features)."""
     torch.mm(x, weight.t(), out=out)
 
 
-@task(x=R, weight=R, bias=R, out=WD)
+@task(
+    x=R,
+    weight=R,
+    bias=R,
+    out=WD,
+    pure=True,
+    axes={
+        "x": ("rows", None),
+        "weight": ("features", None),
+        "bias": ("features",),
+        "out": ("rows", "features"),
+    },
+)
 def linear_bias(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     """``out = x weight^T + bias``; bias (features,)."""
     torch.addmm(bias, x, weight.t(), out=out)

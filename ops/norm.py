@@ -17,7 +17,10 @@ def _infer_rms(x: Shape, *, eps: float) -> Signature:
     return Signature(x, {"weight": (x[1],)})
 
 
-@task(x=R, weight=R, out=WD)
+_BY_ROWS = {"x": ("rows", None), "out": ("rows", None)}
+
+
+@task(x=R, weight=R, out=WD, pure=True, axes=_BY_ROWS)
 def rms_norm(x: Tensor, weight: Tensor, out: Tensor, eps: float) -> None:
     """``out = x / sqrt(mean(x^2) + eps) * weight``, computed in float32.
 
@@ -41,7 +44,7 @@ def _infer_layer_norm(x: Shape, *, eps: float) -> Signature:
     return Signature(x, {"weight": signature.weights["weight"], "bias": (x[1],)})
 
 
-@task(x=R, weight=R, bias=R, out=WD)
+@task(x=R, weight=R, bias=R, out=WD, pure=True, axes=_BY_ROWS)
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, eps: float) -> None:
     """``out = (x - mean) / sqrt(variance + eps) * weight + bias``."""
     out.copy_(torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps))

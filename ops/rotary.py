@@ -22,7 +22,7 @@ def _infer_angles(positions: Shape, *, head_size: int, theta: float = 10000.0) -
     return Signature((positions[0], 2 * head_size))
 
 
-@task(positions=R, out=WD)
+@task(positions=R, out=WD, pure=True, axes={"positions": ("rows",), "out": ("rows", None)})
 def rotary_angles(positions: Tensor, out: Tensor, head_size: int, theta: float) -> None:
     """Cosine and signed sine of every angle.
 
@@ -50,7 +50,17 @@ def _infer_rotary(x: Shape, angles: Shape, *, head_size: int) -> Signature:
     return Signature(x)
 
 
-@task(x=R, angles=R, out=WD)
+@task(
+    x=R,
+    angles=R,
+    out=WD,
+    pure=True,
+    axes={
+        "x": ("rows", "heads*head_size"),
+        "angles": ("rows", None),
+        "out": ("rows", "heads*head_size"),
+    },
+)
 def rotary(x: Tensor, angles: Tensor, out: Tensor, head_size: int) -> None:
     """Turn every head of ``x`` (rows, heads x head_size) by the row's ``angles``."""
     heads = (x.shape[0], -1, head_size)

@@ -9,13 +9,19 @@ from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
 
 
-@task(logits=R, tokens=WD)
+@task(logits=R, tokens=WD, pure=True, axes={"logits": ("rows", None), "tokens": ("rows",)})
 def argmax(logits: Tensor, tokens: Tensor) -> None:
     """``tokens[i]`` is the likeliest token of row i; logits (rows, vocabulary), tokens int64."""
     torch.argmax(logits, dim=-1, out=tokens)
 
 
-@task(logits=R, tokens=WD, log_probs=WD)
+@task(
+    logits=R,
+    tokens=WD,
+    log_probs=WD,
+    pure=True,
+    axes={"logits": ("rows", None), "tokens": ("rows", None), "log_probs": ("rows", None)},
+)
 def top_k(logits: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
     """The likeliest tokens of each row, likeliest first.
 

@@ -97,20 +97,29 @@ class ResolvedCall(Call):
 
     def run(self) -> Any:
         """Look up the values and call the function."""
-        if self.predicate is not None and not self.predicate.value_at(None):
-            value = self.otherwise
-        else:
-            colour = self.executable.colour
-            value = self.function(
-                *[v.value_at(colour) if isinstance(v, DEFERRED) else v for v in self.values]
-            )
-        if self.result is not None:
-            self.result.put(value)
-        return value
+        return self.bound()()
 
     def bound(self) -> Callable[[], Any]:
         """The same as a plain function."""
-        return self.run
+        function, template, result = self.function, self.values, self.result
+        colour, predicate = self.executable.colour, self.predicate
+        deferred = [(i, v) for i, v in enumerate(template) if isinstance(v, DEFERRED)]
+
+        def call() -> Any:
+            if predicate is not None and not predicate.value_at(None):
+                value = self.otherwise
+            elif deferred:
+                values = list(template)
+                for position, promised in deferred:
+                    values[position] = promised.value_at(colour)
+                value = function(*values)
+            else:
+                value = function(*template)
+            if result is not None:
+                result.put(value)
+            return value
+
+        return call
 
     def as_of_now(self) -> Call:
         """The same with the present values of its parameters, to be run later."""

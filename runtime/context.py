@@ -26,7 +26,7 @@ from specinfer.runtime.privilege import R
 from specinfer.runtime.recorder import Recorder
 from specinfer.runtime.region import FieldKey, Region, Subregion
 from specinfer.runtime.task import Task
-from specinfer.runtime.trace import Recording, States, Template, Trace
+from specinfer.runtime.trace import TEMPLATES, Recording, States, Template, Trace
 from specinfer.runtime.waiting import Observation, ValueMove
 
 
@@ -65,6 +65,7 @@ class Runtime:
     ) -> None:
         self._machine: Machine = machine or OneRank()
         several = self._machine.num_ranks > 1
+        self._everyone = (1 << self._machine.num_ranks) - 1
         self._executor = executor or (InOrderExecutor() if several else SerialExecutor())
         self._mapper = mapper or Mapper(line(self._machine.num_ranks), processors)
         self._mapper.mesh.check_ranks(self._machine.num_ranks)
@@ -259,12 +260,17 @@ class Runtime:
             point.colour: Future(self, launch, share.ranks_of(point.colour), point.colour)
             for point in binding.points
         }
-        if self._recorder is not None:
+        returns = binding.task.returns
+        if not returns:
+            for future in futures.values():
+                future.put(None)
+                future.ranks = self._everyone
+        elif self._recorder is not None:
             self._recorder.results += futures.values()
         for operation in share.transfers:
             self._submit(operation)
         for executable in share.executables:
-            result = futures[executable.colour]
+            result = futures[executable.colour] if returns else None
             self._submit(executable.call(arguments, result, predicate, otherwise))
         return list(futures.values())
 
@@ -290,12 +296,11 @@ class Runtime:
     ) -> None:
         """Make every rank have the values that a launch is given, if it has not."""
         given = [v for v in (*arguments.values(), predicate) if isinstance(v, (Future, FutureMap))]
-        everyone = (1 << self._machine.num_ranks) - 1
         for value in given:
             for future in [value] if isinstance(value, Future) else value:
-                if future.ranks != everyone:
+                if future.ranks != self._everyone:
                     self._submit(ValueMove(self._machine, future))
-                    future.ranks = everyone
+                    future.ranks = self._everyone
 
     def _submit(self, operation: Operation) -> int:
         if self._replayed is not None:
@@ -349,11 +354,12 @@ class Runtime:
     def settle(self, future: Future) -> None:
         """Return when a future has its value here; called by ``Future.get``."""
         self._refuse_in_trace("reads a future")
-        everyone = (1 << self._machine.num_ranks) - 1
-        if future.ranks != everyone:
+        if future.ranks != self._everyone:
             self._submit(ValueMove(self._machine, future))
-            future.ranks = everyone
-        if not self._executor.is_in_order:
+            future.ranks = self._everyone
+        if future.is_ready:  # there is no value to wait for, or it was asked for before
+            self._wait(None)
+        elif not self._executor.is_in_order:
             here = [Requirement(future.key, ONE, R)]
             self._wait([self._submit(Observation(here))])
         elif self._machine.num_ranks > 1:
@@ -384,15 +390,23 @@ class Runtime:
 
     # Traces
 
-    def trace(self, name: str, body: Callable[..., Any], *, strict: bool = False) -> Trace:
+    def trace(
+        self,
+        name: str,
+        body: Callable[..., Any],
+        *,
+        strict: bool = False,
+        keeps: int = TEMPLATES,
+    ) -> Trace:
         """A part of the program that repeats: recorded, verified, and then replayed.
 
         Args:
             name: for people.
             body: launches tasks; see :class:`specinfer.runtime.trace.Trace`.
             strict: raise where a run could have been a replay, and is not.
+            keeps: most recordings that are kept, over all buckets.
         """
-        return Trace(self, name, body, is_strict=strict)
+        return Trace(self, name, body, is_strict=strict, keeps=keeps)
 
     @property
     def epoch(self) -> Hashable:

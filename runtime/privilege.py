@@ -36,7 +36,7 @@ class Privilege:
 
     def commutes_with(self, other: Privilege) -> bool:
         """Whether two tasks holding these privileges on one field may run in either order."""
-        return not self.writes and self == other
+        return not self.writes and (self is other or self == other)
 
 
 R = Privilege("R", reads=True, writes=False)

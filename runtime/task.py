@@ -80,6 +80,7 @@ class Task:
             itself.
         is_capturable: a trace may replay it.
         is_collective: the points of a launch must run at the same time, one on every rank.
+        returns: its launches give a value; not if the function is annotated ``-> None``.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Task:
     is_pure: bool = False
     is_capturable: bool = True
     is_collective: bool = False
+    returns: bool = True
     key_parameters: tuple[str, ...] = field(init=False)
     """Parameters that tell the bindings of this task apart."""
 
@@ -209,6 +211,7 @@ def task(
             is_pure=pure,
             is_capturable=capturable,
             is_collective=collective,
+            returns=inspect.signature(function).return_annotation not in (None, "None"),
         )
 
     return declare

@@ -33,7 +33,7 @@ _Key = tuple[tuple[Hashable, ...], Hashable]
 """Bucket, and epoch of the runtime."""
 
 TEMPLATES = 16
-"""Templates that a trace keeps: those used last."""
+"""Templates that a trace keeps unless told otherwise: those used last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,19 +180,27 @@ class Trace:
         name: for people.
         body: launches tasks; gets the parameters by name. It must not read anything.
         is_strict: a run that could have been a replay, and is not, raises.
+        keeps: templates that are kept: those used last.
 
     Attributes:
         stats: what became of its runs.
     """
 
     def __init__(
-        self, host: Host, name: str, body: Callable[..., Any], *, is_strict: bool = False
+        self,
+        host: Host,
+        name: str,
+        body: Callable[..., Any],
+        *,
+        is_strict: bool = False,
+        keeps: int = TEMPLATES,
     ) -> None:
         self.name = name
         self.stats = TraceStats()
         self._host = host
         self._body = body
         self._is_strict = is_strict
+        self._keeps = keeps
         self._recorded: dict[Hashable, list[Recording]] = {}
         self._templates: OrderedDict[_Key, list[Template]] = OrderedDict()
         self._parameters: dict[str, Parameter] = {}
@@ -275,14 +283,14 @@ class Trace:
                 self._miss(reason)
                 break
         known.append(recording)  # the first one from where the data lay now
-        del known[:-TEMPLATES]
+        del known[: -self._keeps]
         self.stats.recorded += 1
         return answer
 
     def _keep(self, key: _Key, template: Template) -> None:
         self._templates.setdefault(key, []).insert(0, template)
         self._templates.move_to_end(key)
-        while sum(map(len, self._templates.values())) > TEMPLATES:
+        while sum(map(len, self._templates.values())) > self._keeps:
             oldest = next(iter(self._templates))
             self._templates[oldest].pop()
             if not self._templates[oldest]:
