@@ -29,21 +29,19 @@ def test_a_value_read_by_the_launch_that_makes_another_does_not_share_with_it() 
 
 
 def test_the_smallest_gap_that_fits_is_taken() -> None:
-    # `low` and `wide` are gone when `fit` comes: gaps of 3 and of 2 units, with `a` and `b` alive.
+    # When `fit` comes, `bottom` and `middle` are gone: 8 bytes below `a` are free, and 6 above.
     planned = plan(
         [
-            Lifetime("wide", 0, 0, 3),
-            Lifetime("low", 0, 0, 2),
-            Lifetime("b", 0, 2, 4),
-            Lifetime("a", 0, 2, 5),
-            Lifetime("fit", 1, 2, 2),
-            Lifetime("other", 1, 2, 3),
+            Lifetime("bottom", 0, 0, 8),
+            Lifetime("a", 0, 2, 7),
+            Lifetime("middle", 0, 0, 6),
+            Lifetime("b", 0, 2, 5),
+            Lifetime("fit", 1, 2, 4),
         ],
         alignment=1,
     )
-    assert planned.num_bytes == planned.lower_bound == 14
-    assert planned.offsets["other"] == planned.offsets["wide"] == 9
-    assert planned.offsets["fit"] == planned.offsets["low"] == 12
+    assert dict(planned.offsets) == {"bottom": 0, "middle": 15, "a": 8, "b": 21, "fit": 15}
+    assert planned.num_bytes == planned.lower_bound == 26
 
 
 def test_a_value_of_zero_bytes_takes_no_room_and_disturbs_nobody() -> None:
