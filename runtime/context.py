@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
+from specinfer.runtime.agreement import Agreement
 from specinfer.runtime.binding import Binding, bind_index, bind_single
 from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
 from specinfer.runtime.distributor import Distributor
@@ -78,6 +79,8 @@ class Runtime:
         self._attached = 0
         self._recorder: Recorder | None = None
         self._replayed: tuple[Template, int] | None = None
+        control = self._machine.control
+        self._agreement = None if control is None else Agreement(control)
 
     def __enter__(self) -> Self:
         return self
@@ -252,10 +255,12 @@ class Runtime:
         predicate: Future | None,
         otherwise: Any,
     ) -> list[Future]:
-        launch = self._begin(binding, arguments)
+        launch = self._begin(binding, arguments, predicate, otherwise)
         if self._machine.num_ranks > 1:
             self._spread(binding, arguments, predicate)
         share = self._distributor.share(binding, keeps=predicate is not None)
+        if self._agreement is not None:
+            self._agreement.history.placed(share.lowered, share.fingerprint)
         futures = {
             point.colour: Future(self, launch, share.ranks_of(point.colour), point.colour)
             for point in binding.points
@@ -279,17 +284,38 @@ class Runtime:
         if self._machine.num_ranks > 1:
             self._spread(binding, values, None)
         share = self._distributor.share(binding)
+        if self._agreement is not None:
+            self._agreement.history.placed(share.lowered, share.fingerprint)
         for operation in share.transfers:
             self._submit(operation)
         for executable in share.executables:
             self._submit(executable.call(values))
 
-    def _begin(self, binding: Binding, values: Mapping[str, Any]) -> int:
+    def _begin(
+        self,
+        binding: Binding,
+        values: Mapping[str, Any],
+        predicate: Future | None = None,
+        otherwise: Any = None,
+    ) -> int:
         if self._recorder is not None:
             self._recorder.launch(binding, values, self._distributor.states)
         launch = self._num_launches
         self._num_launches += 1
+        if self._agreement is not None:
+            if self._agreement.is_due:
+                self._wait(None)
+            entry = self._agreement.history.launch(
+                self._num_operations, launch, binding, values, predicate, otherwise
+            )
+            if self._recorder is not None:
+                self._recorder.launches.append(entry)
         return launch
+
+    def _say(self, what: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Something that is no launch, and must be the same on all ranks."""
+        if self._agreement is not None:
+            self._agreement.history.say(self._num_operations, what, arguments)
 
     def _spread(
         self, binding: Binding, arguments: Mapping[str, Any], predicate: Future | None
@@ -330,6 +356,7 @@ class Runtime:
             TraceError: inside a trace.
         """
         self._refuse_in_trace(f"reads {part}")
+        self._say("read", {"part": part})
         (field,) = part.fields
         key = (part.region.id, field)
         for operation in self._distributor.replicate(part):
@@ -349,12 +376,14 @@ class Runtime:
             TraceError: inside a trace.
         """
         self._refuse_in_trace("waits at a fence")
+        self._say("fence")
         self._wait(None)
 
     def settle(self, future: Future) -> None:
         """Return when a future has its value here; called by ``Future.get``."""
         self._refuse_in_trace("reads a future")
         if future.ranks != self._everyone:
+            self._say("value", {"of": future})
             self._submit(ValueMove(self._machine, future))
             future.ranks = self._everyone
         if future.is_ready:  # there is no value to wait for, or it was asked for before
@@ -364,8 +393,8 @@ class Runtime:
             self._wait([self._submit(Observation(here))])
         elif self._machine.num_ranks > 1:
             self._wait(())
-        if not future.is_ready:
-            cause = self._executor.poisoned.cause_in(future.key, ONE)
+        cause = self._executor.poisoned.cause_in(future.key, ONE)
+        if cause is not None or not future.is_ready:
             raise PoisonedError(f"the future of launch {future.launch} has no value: {cause}")
 
     def agree(self, value: Any) -> Any:
@@ -373,9 +402,11 @@ class Runtime:
         return self._machine.send_value(value, 0)
 
     def _wait(self, ids: Sequence[int] | None) -> None:
-        self._executor.wait(ids)
+        self._executor.wait(ids if self._agreement is None else None)
         failures = self._executor.take_failures()
-        if failures:
+        if self._agreement is not None:
+            self._agreement.meet(failures, self._executor.poisoned)
+        elif failures:
             error = failures[0].error
             if not isinstance(error, Exception):
                 raise error
@@ -427,6 +458,10 @@ class Runtime:
         """Whether the mapper lets a trace be replayed."""
         return self._mapper.replays(name)
 
+    def begin_run(self, name: str, bucket: Hashable, parameters: Mapping[str, Any]) -> None:
+        """Take in that a trace is run."""
+        self._say(f"trace {name}", {"bucket": bucket, **parameters})
+
     def begin_recording(self) -> None:
         """Keep what is issued from now on."""
         if self._recorder is not None:
@@ -449,6 +484,8 @@ class Runtime:
         executor, recording = self._executor, template.recording
         for future in recording.results:
             future.clear()
+        if self._agreement is not None:
+            self._agreement.history.replay(self._num_operations, recording.launches)
         if executor.is_in_order:
             cast(ReplayingExecutor, executor).replay(
                 self._num_operations, template.calls, recording.operations

@@ -31,6 +31,7 @@ from specinfer.runtime.placement import (
 )
 from specinfer.runtime.privilege import WD, Privilege
 from specinfer.runtime.region import FieldKey, Region, Subregion
+from specinfer.runtime.replication import fingerprint_of
 
 REMEMBERED = 4096
 """Lowered launches that are kept."""
@@ -46,6 +47,7 @@ class Share:
         after: state of each of the binding's keys; nothing on one rank.
         lowered: what all ranks do; None on one rank.
         before: the states that this is for: kept, so that they are not mistaken for others.
+        fingerprint: of the mapper's answer, to compare it with other ranks'.
     """
 
     transfers: tuple[Operation, ...]
@@ -53,6 +55,7 @@ class Share:
     after: tuple[FieldState, ...] = ()
     lowered: Lowered | None = None
     before: tuple[FieldState, ...] = ()
+    fingerprint: bytes = b""
 
     def ranks_of(self, colour: Colour | None) -> Ranks:
         """Who runs a point."""
@@ -181,7 +184,12 @@ class Distributor:
         )
         after = tuple(map(self._same, lowered.after))
         return Share(
-            tuple(self._operations(lowered.transfers)), executables, after, lowered, before
+            tuple(self._operations(lowered.transfers)),
+            executables,
+            after,
+            lowered,
+            before,
+            fingerprint_of(lowered.parts),
         )
 
     def _operations(self, transfers: Sequence[Transfer]) -> list[Operation]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import reduce as fold
 from typing import Any, Protocol
 
-from specinfer.runtime.errors import LaunchError, TraceError
+from specinfer.runtime.errors import LaunchError, PoisonedError, TraceError
 from specinfer.runtime.partition import Colour
 
 _NOTHING = object()
@@ -75,7 +75,13 @@ class Future:
         return (self._value,) if self.is_ready else ()
 
     def value_at(self, colour: Colour | None) -> Any:
-        """The value for a point of a launch that was given this future; it has run before."""
+        """The value for a point of a launch that was given this future; it has run before.
+
+        Raises:
+            PoisonedError: another rank should have sent the value, and has none.
+        """
+        if self._value is _NOTHING:
+            raise PoisonedError(f"the future of launch {self.launch} has no value")
         return self._value
 
     def at(self, colour: Colour | None) -> Future:

@@ -11,6 +11,7 @@ from specinfer.runtime.future import Future
 from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
+from specinfer.runtime.replication import Launched
 from specinfer.runtime.trace import Issued, Recording
 
 
@@ -20,11 +21,13 @@ class Recorder:
     Attributes:
         operations: issued so far.
         results: futures given so far.
+        launches: issued so far, as other ranks are told of them; only if there are any.
     """
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.results: list[Future] = []
+        self.launches: list[Launched] = []
         self._issued: list[Issued] = []
         self._before: dict[FieldKey, FieldState] = {}
         self._refusal: str | None = None
@@ -52,6 +55,7 @@ class Recorder:
             {key: states[key] for key in self._before},
             tuple(self.results),
             self._refusal,
+            tuple(self.launches),
         )
 
     def _comparable(self, value: Any) -> Hashable:

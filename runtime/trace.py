@@ -27,6 +27,7 @@ from specinfer.runtime.executor import Operation
 from specinfer.runtime.future import Future, Parameter
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
+from specinfer.runtime.replication import Launched
 
 States = Mapping[FieldKey, FieldState]
 _Key = tuple[tuple[Hashable, ...], Hashable]
@@ -62,6 +63,7 @@ class Recording:
         after: when it ended.
         results: futures that its launches give.
         refusal: why it cannot be replayed, if so.
+        launches: as other ranks are told of them; only if there are any.
     """
 
     operations: tuple[Operation, ...]
@@ -70,6 +72,7 @@ class Recording:
     after: States
     results: tuple[Future, ...] = ()
     refusal: str | None = None
+    launches: tuple[Launched, ...] = ()
 
     def begins_like(self, other: Recording) -> bool:
         """Whether the fields that both use lay alike."""
@@ -135,6 +138,10 @@ class TraceStats:
 
 class Host(Protocol):
     """The runtime, as a trace needs it."""
+
+    def begin_run(self, name: str, bucket: Hashable, parameters: Mapping[str, Any]) -> None:
+        """Take in that a trace is run."""
+        ...
 
     def begin_recording(self) -> None:
         """Keep what is issued from now on."""
@@ -222,6 +229,7 @@ class Trace:
             if name not in self._parameters:
                 self._parameters[name] = Parameter(name)
             self._parameters[name].value = value
+        self._host.begin_run(self.name, bucket, parameters)
         key = (bucket, self._host.epoch)
         last = self._host.last_replayed
         missed = None

@@ -9,7 +9,7 @@ from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.future import Future
 from specinfer.runtime.index_space import ONE
 from specinfer.runtime.machine import Machine
-from specinfer.runtime.privilege import RW
+from specinfer.runtime.privilege import RW, WD
 
 
 class Observation:
@@ -46,7 +46,9 @@ class ValueMove:
         self._machine = machine
         self._future = future
         self._root = (future.ranks & -future.ranks).bit_length() - 1
-        self.requirements = (Requirement(future.key, ONE, RW),)
+        # Who receives it sees nothing of what was there before.
+        privilege = RW if self._root in machine.ranks else WD
+        self.requirements = (Requirement(future.key, ONE, privilege),)
 
     def run(self) -> None:
         """Send or receive it."""

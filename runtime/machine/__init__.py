@@ -15,9 +15,31 @@ from specinfer.runtime.instances import Instances
 from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, members
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.region import FieldKey, Region
+from specinfer.runtime.replication import History
 
 PhysicalKey = tuple[int, str, int, str]
 """Region, field, rank, and whether it is its ``main`` memory or its ``partial`` reductions."""
+
+
+class Control(Protocol):
+    """How processes that run the same program exchange what they issued."""
+
+    @property
+    def rank(self) -> int:
+        """This one."""
+        ...
+
+    def exchange(self, words: tuple[int, ...]) -> Sequence[tuple[int, ...]]:
+        """A few numbers of every rank, on all of them."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """A value of every rank, on all of them."""
+        ...
+
+    def follow(self, history: History) -> None:
+        """Tell others of this history, if ranks wait for each other."""
+        ...
 
 
 class Machine(Protocol):
@@ -31,6 +53,11 @@ class Machine(Protocol):
     @property
     def ranks(self) -> tuple[int, ...]:
         """Those whose memory is in this process."""
+        ...
+
+    @property
+    def control(self) -> Control | None:
+        """How processes find out whether they run the same program; None if there is but one."""
         ...
 
     def add_region(self, region: Region) -> None:

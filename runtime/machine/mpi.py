@@ -22,9 +22,11 @@ from specinfer.runtime.executor import Operation
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.instances import Instances
 from specinfer.runtime.machine import transfer_requirements
+from specinfer.runtime.machine.control import MPIControl
 from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, members
 from specinfer.runtime.reduction import reduction
 from specinfer.runtime.region import FieldKey, Region
+from specinfer.runtime.watchdog import Place
 
 _OPERATORS = {"+": MPI.SUM, "*": MPI.PROD, "min": MPI.MIN, "max": MPI.MAX}
 
@@ -34,20 +36,40 @@ class MPIRanks:
 
     Args:
         comm: by default all processes of ``mpirun``.
+        patience_seconds: how long a rank may wait for others that wait, too, before the job is
+            ended (:mod:`specinfer.runtime.watchdog`); None: for ever.
+
+    Attributes:
+        place: where this rank is.
+        control: how ranks find out whether they run the same program; None if there is but one.
     """
 
-    def __init__(self, comm: MPI.Intracomm | None = None) -> None:
+    def __init__(
+        self,
+        comm: MPI.Intracomm | None = None,
+        *,
+        patience_seconds: float | None = 10.0,
+    ) -> None:
         self._comm = (comm or MPI.COMM_WORLD).Dup()
+        self.place = Place()
         self.num_ranks = self._comm.Get_size()
         self.rank = self._comm.Get_rank()
         self.ranks = (self.rank,)
         self._regions: dict[int, Region] = {}
         self._instances = Instances(self.rank, self._regions)
         self._groups: dict[int, MPI.Intracomm] = {}
+        self.control = (
+            MPIControl(self._comm, self.place, patience_seconds) if self.num_ranks > 1 else None
+        )
+        self._is_open = True
 
     def add_region(self, region: Region) -> None:
         """Take in a new region."""
         self._regions[region.id] = region
+
+    def region_name(self, id: int) -> str:
+        """Of a region by its number."""
+        return self._regions[id].name
 
     def instances(self, rank: int) -> Instances:
         """The memory of this process."""
@@ -60,34 +82,38 @@ class MPIRanks:
         requirements = transfer_requirements(transfer, self.ranks)
         match transfer:
             case Reset():
-                return _Local(transfer, requirements, self._instances)
+                return _Local(transfer, requirements, self)
             case Fold():
                 (group,) = (g for g in transfer.groups if g >> self.rank & 1)
                 comm = self._group(group)
                 if transfer.blocks is None:
-                    return _AllReduce(transfer, requirements, self._instances, comm)
-                return _ReduceScatter(transfer, requirements, self._instances, comm, members(group))
+                    return _AllReduce(transfer, requirements, self, comm)
+                return _ReduceScatter(transfer, requirements, self, comm, members(group))
             case Copy():
                 blocks = None if as_messages or len(transfer.moves) == 1 else transfer.blocks()
                 if blocks:
                     ranks = transfer.ranks
                     comm = self._group(ranks)
                     kind = _Broadcast if len(blocks) == 1 else _AllGather
-                    return kind(
-                        transfer, requirements, self._instances, comm, members(ranks), blocks
-                    )
-                return _Messages(transfer, requirements, self._instances, self._comm)
+                    return kind(transfer, requirements, self, comm, members(ranks), blocks)
+                return _Messages(transfer, requirements, self, self._comm)
 
     def send_value(self, value: Any, root: int) -> Any:
         """A Python value of one rank, on all of them."""
-        return self._comm.bcast(value, root)
+        return self._wait_in("the broadcast of a value", self._comm.bcast, value, root)
 
     def gather_values(self, value: Any) -> list[Any]:
         """One Python value of each rank, on all of them."""
-        return self._comm.allgather(value)
+        gathered: list[Any] = self._wait_in("the exchange of values", self._comm.allgather, value)
+        return gathered
 
     def close(self) -> None:
-        """Free the communicators."""
+        """Free the communicators; does not wait for other ranks, nor need them to be well."""
+        if not self._is_open or MPI.Is_finalized():
+            return
+        self._is_open = False
+        if self.control is not None:
+            self.control.close()
         for comm in self._groups.values():
             if comm != self._comm:
                 comm.Free()
@@ -101,8 +127,23 @@ class MPIRanks:
                 self._groups[ranks] = self._comm
             else:
                 group = self._comm.Get_group().Incl(members(ranks))
-                self._groups[ranks] = self._comm.Create_group(group, tag=ranks % 30000)
+                self._groups[ranks] = self._wait_in(
+                    f"the making of a group of ranks {members(ranks)}",
+                    self._comm.Create_group,
+                    group,
+                    ranks % 30000,
+                )
+                group.Free()
         return self._groups[ranks]
+
+    def _wait_in(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call something that waits for other ranks."""
+        self.place.visits += 1
+        self.place.at = what
+        try:
+            return function(*arguments)
+        finally:
+            self.place.at = None
 
 
 class _Operation:
@@ -111,11 +152,13 @@ class _Operation:
     is_communication = True
 
     def __init__(
-        self, transfer: Transfer, requirements: tuple[Requirement, ...], instances: Instances
+        self, transfer: Transfer, requirements: tuple[Requirement, ...], machine: MPIRanks
     ) -> None:
         self.transfer = transfer
         self.requirements = requirements
-        self.instances = instances
+        self.instances = machine.instances(machine.rank)
+        self._machine = machine
+        self._place = machine.place
 
     @property
     def num_bytes(self) -> int:
@@ -125,6 +168,15 @@ class _Operation:
         )
 
     def run(self) -> None:
+        place = self._place
+        place.visits += 1
+        place.at = self
+        try:
+            self._move()
+        finally:
+            place.at = None
+
+    def _move(self) -> None:
         raise NotImplementedError
 
     def bound(self) -> Callable[[], Any]:
@@ -134,7 +186,8 @@ class _Operation:
         return self
 
     def __str__(self) -> str:
-        return f"{self.transfer.kind} of region {self.transfer.key[0]}.{self.transfer.key[1]}"
+        region, field = self.transfer.key
+        return f"{self.transfer.kind} of {self._machine.region_name(region)}.{field}"
 
 
 class _Local(_Operation):
@@ -152,10 +205,11 @@ class _AllReduce(_Operation):
         self,
         fold: Fold,
         requirements: tuple[Requirement, ...],
-        instances: Instances,
+        machine: MPIRanks,
         comm: MPI.Intracomm,
     ) -> None:
-        super().__init__(fold, requirements, instances)
+        super().__init__(fold, requirements, machine)
+        instances = self.instances
         self._comm = comm
         self._op = _OPERATORS[fold.op]
         self._fold = reduction(fold.op).fold
@@ -164,7 +218,7 @@ class _AllReduce(_Operation):
         self._holds_base = instances.rank in fold.bases
         self._buffer = np.empty(fold.space.shape, values(self._partial).dtype)
 
-    def run(self) -> None:
+    def _move(self) -> None:
         self._buffer[...] = values(self._partial)
         if self._holds_base:
             self._fold(self._buffer, values(self._main), out=self._buffer)
@@ -180,11 +234,12 @@ class _ReduceScatter(_Operation):
         self,
         fold: Fold,
         requirements: tuple[Requirement, ...],
-        instances: Instances,
+        machine: MPIRanks,
         comm: MPI.Intracomm,
         ranks: Sequence[int],
     ) -> None:
-        super().__init__(fold, requirements, instances)
+        super().__init__(fold, requirements, machine)
+        instances = self.instances
         assert fold.blocks is not None
         self._comm = comm
         self._op = _OPERATORS[fold.op]
@@ -205,7 +260,7 @@ class _ReduceScatter(_Operation):
         self._send = np.empty(sum(self._counts), dtype)
         self._receive = np.empty(0 if own is None else own.volume, dtype)
 
-    def run(self) -> None:
+    def _move(self) -> None:
         at = 0
         for partial, main, volume in self._parts:
             part = self._send[at : at + volume].reshape(partial.shape)
@@ -225,12 +280,13 @@ class _Broadcast(_Operation):
         self,
         copy: Copy,
         requirements: tuple[Requirement, ...],
-        instances: Instances,
+        machine: MPIRanks,
         comm: MPI.Intracomm,
         ranks: Sequence[int],
         blocks: dict[int, IndexSpace],
     ) -> None:
-        super().__init__(copy, requirements, instances)
+        super().__init__(copy, requirements, machine)
+        instances = self.instances
         ((source, space),) = blocks.items()
         self._comm = comm
         self._root = ranks.index(source)
@@ -238,7 +294,7 @@ class _Broadcast(_Operation):
         self._is_source = instances.rank == source
         self._buffer = np.empty(space.shape, self._array.dtype)
 
-    def run(self) -> None:
+    def _move(self) -> None:
         if self._is_source:
             self._buffer[...] = self._array
         self._comm.Bcast(self._buffer, self._root)
@@ -253,12 +309,13 @@ class _AllGather(_Operation):
         self,
         copy: Copy,
         requirements: tuple[Requirement, ...],
-        instances: Instances,
+        machine: MPIRanks,
         comm: MPI.Intracomm,
         ranks: Sequence[int],
         blocks: dict[int, IndexSpace],
     ) -> None:
-        super().__init__(copy, requirements, instances)
+        super().__init__(copy, requirements, machine)
+        instances = self.instances
         self._comm = comm
         self._counts = [blocks[rank].volume if rank in blocks else 0 for rank in ranks]
         own = blocks.get(instances.rank)
@@ -279,7 +336,7 @@ class _AllGather(_Operation):
                 )
             at += space.volume
 
-    def run(self) -> None:
+    def _move(self) -> None:
         if self._own is not None:
             self._send[...] = self._own
         self._comm.Allgatherv(self._send, (self._receive, self._counts))
@@ -294,10 +351,11 @@ class _Messages(_Operation):
         self,
         copy: Copy,
         requirements: tuple[Requirement, ...],
-        instances: Instances,
+        machine: MPIRanks,
         comm: MPI.Intracomm,
     ) -> None:
-        super().__init__(copy, requirements, instances)
+        super().__init__(copy, requirements, machine)
+        instances = self.instances
         self._sent: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._received: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._requests: list[MPI.Prequest] = []
@@ -315,7 +373,7 @@ class _Messages(_Operation):
                 self._received.append((array, buffer))
                 self._requests.append(comm.Recv_init(buffer, move.source))
 
-    def run(self) -> None:
+    def _move(self) -> None:
         for buffer, array in self._sent:
             buffer[...] = array
         MPI.Prequest.Startall(self._requests)

@@ -15,6 +15,7 @@ class OneRank:
 
     num_ranks = 1
     ranks = (0,)
+    control = None
 
     def __init__(self) -> None:
         self._regions: dict[int, Region] = {}

@@ -28,6 +28,8 @@ class SimulatedRanks:
         num_ranks: how many.
     """
 
+    control = None
+
     def __init__(self, num_ranks: int) -> None:
         self.num_ranks = num_ranks
         self.ranks = tuple(range(num_ranks))
