@@ -203,23 +203,25 @@ def read(
             folded += new
         else:
             folded.append(piece)
-    moves, pieces = [], folded
+    moves = []
+    # All moves of a copy happen at once: they come from who held the data before it.
+    pieces = [(piece, piece.valid) for piece in folded]
     for want in wants:
         bit = 1 << want.rank
-        kept: list[Piece] = []
-        for piece in pieces:
+        kept: list[tuple[Piece, Ranks]] = []
+        for piece, holders in pieces:
             if piece.valid & bit or not piece.space.overlaps(want.space):
-                kept.append(piece)
+                kept.append((piece, holders))
                 continue
             part = piece.space.intersection(want.space)
-            if piece.valid:  # else nobody ever wrote it: whatever is there will do
-                moves.append(Move(_first(piece.valid), want.rank, part))
-            kept.append(Piece(part, piece.valid | bit))
-            kept += (piece.over(rest) for rest in piece.space.minus(part))
+            if holders:  # else nobody ever wrote it: whatever is there will do
+                moves.append(Move(_first(holders), want.rank, part))
+            kept.append((Piece(part, piece.valid | bit), holders))
+            kept += ((piece.over(rest), holders) for rest in piece.space.minus(part))
         pieces = kept
     if moves:
         transfers.append(Copy(key, tuple(_joined(moves))))
-    return transfers, merged(pieces)
+    return transfers, merged([piece for piece, _ in pieces])
 
 
 def write(state: FieldState, ranks: Ranks, space: IndexSpace) -> FieldState:
