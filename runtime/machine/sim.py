@@ -72,9 +72,12 @@ class _Transfer:
     def run(self) -> None:
         match self.transfer:
             case Copy(key, moves):
-                for move in moves:
-                    source = self.instances[move.source].view(key, move.space)
-                    bits(self.instances[move.target].view(key, move.space))[...] = bits(source)
+                # All at once, as messages are: what one move brings is not there for another.
+                sent = [
+                    bits(self.instances[move.source].view(key, move.space)).copy() for move in moves
+                ]
+                for move, data in zip(moves, sent, strict=True):
+                    bits(self.instances[move.target].view(key, move.space))[...] = data
             case Fold():
                 self._fold(self.transfer)
             case Reset(key, rank, space, op):
