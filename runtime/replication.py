@@ -117,7 +117,7 @@ def placement_text(parts: Sequence[Part]) -> str:
     """Where the parts of a launch run: the mapper's answer."""
     described = []
     for part in parts:
-        at = "" if part.point.colour is None else f"point {part.point.colour} "
+        at = "it " if part.point.colour is None else f"point {part.point.colour} "
         spaces = " ".join(f"{name}{space}" for name, space in part.spaces.items())
         partial = f" parts of {','.join(sorted(part.partial))}" if part.partial else ""
         described.append(f"{at}on ranks {members(part.ranks)} with {spaces}{partial}")
@@ -199,7 +199,7 @@ class Launched:
         arguments = [(name, region_text(binding, name)) for name in binding.regions]
         arguments += zip(self.names, self.texts, strict=True)
         if self.lowered is not None:
-            arguments.append((PLACE, _cut(placement_text(self.lowered.parts))))
+            arguments.append((PLACE, placement_text(self.lowered.parts)))
         return number, self.what, tuple(arguments)
 
     @property
@@ -422,6 +422,8 @@ def _difference(at: Mapping[int, _Issued | None]) -> str:
         for name, _ in listed:
             texts = {rank: given[name] for rank, given in arguments.items()}
             if len(set(texts.values())) > 1:
+                if name == PLACE:
+                    return f"{what}{_listed(listed, ())}: {_answers(texts)}"
                 shown = {rank: _shown(text) for rank, text in texts.items()}
                 if len(set(shown.values())) == 1:  # the names are the same, what they mean is not
                     shown = texts
@@ -429,6 +431,18 @@ def _difference(at: Mapping[int, _Issued | None]) -> str:
                 return f"{what}{_listed(listed, (name,))}: {name} is {values}"
     whole = {rank: what + _listed(args, ()) for rank, (what, args) in there.items()}
     return " and ".join(f"{text} on {ranks_text(ranks)}" for text, ranks in _by_text(whole))
+
+
+def _answers(texts: Mapping[int, str]) -> str:
+    """Where the mappers of ranks put the first part that they do not agree on."""
+    answers = {rank: text.split("; ") for rank, text in texts.items()}
+    fewest = min(map(len, answers.values()))
+    differing = (n for n in range(fewest) if len({parts[n] for parts in answers.values()}) > 1)
+    at = next(differing, None)
+    first = {rank: parts[at] if at is not None else "; ".join(parts) for rank, parts in answers.items()}
+    return ", ".join(
+        f"the mapper of {ranks_text(ranks)} puts {text}" for text, ranks in _by_text(first)
+    )
 
 
 def _listed(arguments: Sequence[tuple[str, str]], hidden: Sequence[str]) -> str:
