@@ -439,7 +439,9 @@ def _answers(texts: Mapping[int, str]) -> str:
     fewest = min(map(len, answers.values()))
     differing = (n for n in range(fewest) if len({parts[n] for parts in answers.values()}) > 1)
     at = next(differing, None)
-    first = {rank: parts[at] if at is not None else "; ".join(parts) for rank, parts in answers.items()}
+    first = {
+        rank: parts[at] if at is not None else "; ".join(parts) for rank, parts in answers.items()
+    }
     return ", ".join(
         f"the mapper of {ranks_text(ranks)} puts {text}" for text, ranks in _by_text(first)
     )
