@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
@@ -17,6 +18,7 @@ from specinfer.runtime.executor.serial import SerialExecutor
 from specinfer.runtime.future import Future, FutureMap
 from specinfer.runtime.index_space import ONE
 from specinfer.runtime.launch import Launch
+from specinfer.runtime.loops import LoopWatch
 from specinfer.runtime.machine import Machine
 from specinfer.runtime.machine.one import OneRank
 from specinfer.runtime.mapper import Mapper
@@ -29,6 +31,10 @@ from specinfer.runtime.region import FieldKey, Region, Subregion
 from specinfer.runtime.task import Task
 from specinfer.runtime.trace import TEMPLATES, Recording, States, Template, Trace
 from specinfer.runtime.waiting import Observation, ValueMove
+
+
+BINDINGS = 32768
+"""Checked launches that are kept: those used last."""
 
 
 class Runtime:
@@ -73,7 +79,8 @@ class Runtime:
         self._distributor = Distributor(self._machine, self._mapper)
         self._analyzer = DependenceAnalyzer()
         self._regions: list[Region] = []
-        self._bindings: dict[tuple[Any, ...], Binding] = {}
+        self._bindings: OrderedDict[tuple[Any, ...], Binding] = OrderedDict()
+        self._loops = LoopWatch()
         self._num_launches = 0
         self._num_operations = 0
         self._attached = 0
@@ -246,6 +253,10 @@ class Runtime:
                 binding = bind_index(task, points(domain), arguments)
             if key:
                 self._bindings[key] = binding
+                if len(self._bindings) > BINDINGS:
+                    self._bindings.popitem(last=False)
+        else:
+            self._bindings.move_to_end(key)
         return binding
 
     def _issue(
@@ -298,8 +309,11 @@ class Runtime:
         predicate: Future | None = None,
         otherwise: Any = None,
     ) -> int:
-        if self._recorder is not None:
-            self._recorder.launch(binding, values, self._distributor.states)
+        if self._recorder is None:
+            self._loops.saw(binding)
+        else:
+            given = values if predicate is None else {**values, "predicate": predicate}
+            self._recorder.launch(binding, given, self._distributor.states)
         launch = self._num_launches
         self._num_launches += 1
         if self._agreement is not None:
@@ -482,8 +496,10 @@ class Runtime:
     def replay(self, template: Template, *, is_recurrent: bool) -> None:
         """Run what was recorded."""
         executor, recording = self._executor, template.recording
-        for future in recording.results:
-            future.clear()
+        for future, ranks in zip(recording.results, recording.result_ranks, strict=True):
+            future.ranks = ranks
+            if executor.is_in_order:  # else launches before this one may still want the old value
+                future.clear()
         if self._agreement is not None:
             self._agreement.history.replay(self._num_operations, recording.launches)
         if executor.is_in_order:

@@ -33,8 +33,8 @@ from specinfer.runtime.privilege import WD, Privilege
 from specinfer.runtime.region import FieldKey, Region, Subregion
 from specinfer.runtime.replication import fingerprint_of
 
-REMEMBERED = 4096
-"""Lowered launches that are kept."""
+REMEMBERED = 32768
+"""Lowered launches that are kept: those used last."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +110,9 @@ class Distributor:
         before = tuple(states[key] for key in binding.keys) if states else ()
         known = (binding, keeps, *map(id, before))
         share = self._known.get(known)
-        if share is None:
+        if share is not None:
+            self._known.move_to_end(known)
+        else:
             share = self._known[known] = self._make(binding, before, keeps=keeps)
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
