@@ -109,7 +109,9 @@ class Binding:
                     f"task {self.task.name}: dimension {d} of {name} has {extent} points, expected "
                     f"a multiple of {granule if extent % granule else count} along axis {axis}"
                 )
-        sizes = {at: extent // count if count else 0 for at, (extent, _) in elements.items()}
+        sizes = {
+            at: extent // count if count else granule for at, (extent, granule) in elements.items()
+        }
         return Units(axis, count, sizes)
 
 

@@ -33,13 +33,13 @@ class Future:
         ranks: set of ranks that will have the value.
     """
 
-    __slots__ = ("_host", "_made_on", "_value", "colour", "launch", "ranks")
+    __slots__ = ("_host", "_value", "colour", "launch", "ranks")
 
     def __init__(self, host: Host, launch: int, ranks: int, colour: Colour | None = None) -> None:
         self._host = host
         self.launch = launch
         self.colour = colour
-        self.ranks = self._made_on = ranks
+        self.ranks = ranks
         self._value: Any = _NOTHING
 
     @property
@@ -69,7 +69,6 @@ class Future:
     def clear(self) -> None:
         """Take its value away: its launch is replayed."""
         self._value = _NOTHING
-        self.ranks = self._made_on
 
     def packed(self) -> tuple[Any, ...]:
         """The value to be sent: nothing, if it was never made."""

@@ -169,6 +169,11 @@ def _divided(
 ) -> tuple[list[Part], tuple[Ranks, ...]]:
     _check_pure(binding)
     task = binding.task
+    if task.returns:
+        raise MapperError(
+            f"{binding}: a mapper divided it, but its parts would each return a value, expected a "
+            "task that returns None"
+        )
     units: dict[str, tuple[Units, tuple[tuple[int, int], ...]]] = {}
     for mesh_axis, (axis, blocks) in where.axes.items():
         size, unit = mesh.size(mesh_axis), binding.units(axis)
@@ -198,6 +203,8 @@ def _divided(
                 space = narrowed(space, unit, name, block)
             spaces.append(space)
         by_spaces[tuple(spaces)] = by_spaces.get(tuple(spaces), 0) | 1 << rank
+    if not active:  # nothing to divide, but there may be zeros to write
+        return [Part(point, mesh.everyone, {n: p.space for n, p in point.parts.items()})], ()
     summed = [a for a, (axis, _) in where.axes.items() if axis in task.division.sums]
     groups = tuple(g & active for g in mesh.groups(summed) if g & active) if summed else ()
     written = frozenset(n for n, p in task.privileges.items() if not p.reads and p.op is None)
@@ -217,11 +224,12 @@ def _divided(
 def _in_place(
     binding: Binding, part: Part, states: Mapping[FieldKey, FieldState], num_parts: int
 ) -> Part:
-    """Which arguments are reduced to apart: not those that all who run this hold for themselves."""
-    apart = set(part.partial)
-    for name, privilege in binding.task.privileges.items():
-        if privilege.op is None:
-            continue
+    """Reduces apart, unless all who run this hold for themselves everything that it reduces to.
+
+    All or nothing: two arguments may reduce to the same points.
+    """
+    reduced = [name for name, privilege in binding.task.privileges.items() if privilege.op]
+    for name in reduced:
         space = part.spaces[name]
         pieces = [
             piece
@@ -231,8 +239,8 @@ def _in_place(
         ]
         held = all(not p.groups and p.valid & part.ranks == part.ranks for p in pieces)
         if num_parts > 1 or part.partial or not held:
-            apart.add(name)
-    return Part(part.point, part.ranks, part.spaces, frozenset(apart))
+            return Part(part.point, part.ranks, part.spaces, part.partial.union(reduced))
+    return part
 
 
 def _collect(

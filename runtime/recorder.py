@@ -7,7 +7,7 @@ from typing import Any
 
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.executor import Operation
-from specinfer.runtime.future import Future
+from specinfer.runtime.future import Future, FutureMap
 from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
@@ -56,6 +56,7 @@ class Recorder:
             tuple(self.results),
             self._refusal,
             tuple(self.launches),
+            tuple(future.ranks for future in self.results),
         )
 
     def _comparable(self, value: Any) -> Hashable:
@@ -64,6 +65,8 @@ class Recorder:
             if value in self.results:
                 return "result", self.results.index(value)
             return "future from before the trace", id(value)
+        if isinstance(value, FutureMap):
+            return tuple(self._comparable(future) for future in value)
         if isinstance(value, int | float | str | bytes | bool | None):
             return value
         return id(value)

@@ -64,6 +64,7 @@ class Recording:
         results: futures that its launches give.
         refusal: why it cannot be replayed, if so.
         launches: as other ranks are told of them; only if there are any.
+        result_ranks: for each of the results, the ranks that have it when the run ends.
     """
 
     operations: tuple[Operation, ...]
@@ -73,6 +74,7 @@ class Recording:
     results: tuple[Future, ...] = ()
     refusal: str | None = None
     launches: tuple[Launched, ...] = ()
+    result_ranks: tuple[int, ...] = ()
 
     def begins_like(self, other: Recording) -> bool:
         """Whether the fields that both use lay alike."""

@@ -75,6 +75,8 @@ class Mapper:
 
     def follow(self, launch: Binding, shardings: Shardings) -> Divided | None:
         """The division that leaves an argument where it is, if there is one."""
+        if not launch.task.is_pure or launch.task.returns:
+            return None
         division = launch.task.division
         for name, dims in division.axes.items():
             if not launch.task.privileges[name].reads:
