@@ -1,110 +1,70 @@
-"""Random task programs, and what they mean: by brute force, and by running them.
+"""Random task programs.
 
-A program is plain data. The first half of this file makes programs and says what they mean; it
-decides with sets of points and plain loops over NumPy arrays, and shares no code with what it
-judges. The second half tells the runtime to run a program, and complains with a
-:class:`CounterExample` when it does so in another way.
+A program is made by :func:`make_program` from a function that chooses numbers: ``random.randint``
+for many programs in little time, or hypothesis, which then makes a failing one small. All choices
+are made here; whoever runs a program has none left.
 """
 
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
-import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-
-from specinfer.runtime import launch as runtime_launch
-from specinfer.runtime.context import Runtime
-from specinfer.runtime.dependence import DependenceAnalyzer
-from specinfer.runtime.errors import LaunchError
-from specinfer.runtime.executor.threads import ThreadedExecutor
-from specinfer.runtime.index_space import IndexSpace
-from specinfer.runtime.launch import Launch
-from specinfer.runtime.privilege import RW, WD, Privilege, R, Reduce
-from specinfer.runtime.ready import ReadyQueue
-from specinfer.runtime.region import Region, Subregion
-from specinfer.runtime.task import Task, Variant
+from meaning import is_legal
+from plans import (
+    Area,
+    AttachPlan,
+    Box,
+    Colour,
+    GetPlan,
+    Gift,
+    LaunchPlan,
+    PartitionPlan,
+    Program,
+    ReadPlan,
+    RegionPlan,
+    RunPlan,
+    Step,
+    TaskPlan,
+    Through,
+    parts_of,
+    points,
+)
 
 Pick = Callable[[int, int], int]
 """Chooses an integer between two, both included: at random, or as hypothesis likes."""
 
-Memory = dict[tuple[int, str], NDArray[np.int64]]
-Seen = dict[int, list[bytes]]
+Slots = dict[int, list[Colour] | None]
+"""Launches whose futures may be given to others, with their points."""
 
-MODES = ("R", "RW", "WD", "+", "max")
-SHAPES = ((4,), (6,), (3, 3), (2, 4))
+MODES = ("R", "RW", "WD", "+", "max", "min")
+SHAPES = ((4,), (3, 4), (6,), (4, 4), (2, 3))
 FIELDS = (("a",), ("a", "b"))
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """One region argument of a launch: fields of the points ``lo <= p < hi``, and the use."""
+class Size:
+    """How much there may be in a program."""
 
-    region: int
-    lo: tuple[int, ...]
-    hi: tuple[int, ...]
-    fields: tuple[str, ...]
-    mode: str
-
-    def touches(self) -> Iterator[tuple[Any, ...]]:
-        """Every region, field and point of this access, one by one."""
-        ranges = [range(low, high) for low, high in zip(self.lo, self.hi, strict=True)]
-        for field, point in product(self.fields, product(*ranges)):
-            yield self.region, field, point
+    steps: int = 9
+    block: int = 4
+    repetitions: int = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
-    """Regions, and launches in program order, each a tuple of accesses."""
-
-    shapes: tuple[tuple[int, ...], ...]
-    fields: tuple[tuple[str, ...], ...]
-    launches: tuple[tuple[Access, ...], ...]
+SMALL = Size(steps=6, block=2, repetitions=4)
 
 
-class CounterExample(AssertionError):
-    """A program that did not run as its launches one after another would."""
-
-
-# Programs
-
-
-def make_program(pick: Pick, max_launches: int = 9) -> Program:
-    """A program of a few small regions, with accesses that often meet."""
-    shapes = tuple(SHAPES[pick(0, len(SHAPES) - 1)] for _ in range(pick(1, 2)))
-    fields = tuple(FIELDS[pick(0, len(FIELDS) - 1)] for _ in shapes)
-    launches: list[tuple[Access, ...]] = []
-    for _ in range(pick(2, max_launches)):
-        accesses: list[Access] = []
-        for _ in range(pick(1, 3)):
-            access = _make_access(pick, shapes, fields)
-            if not any(accesses_conflict(access, other) for other in accesses):
-                accesses.append(access)
-        launches.append(tuple(accesses))
-    return Program(shapes, fields, tuple(launches))
-
-
-def _make_access(
-    pick: Pick, shapes: Sequence[tuple[int, ...]], fields: Sequence[tuple[str, ...]]
-) -> Access:
-    region = pick(0, len(shapes) - 1)
-    bounds = [sorted((pick(0, size), pick(0, size))) for size in shapes[region]]
-    names = fields[region]
-    chosen = names if pick(0, 1) else (names[pick(0, len(names) - 1)],)
-    lo, hi = tuple(low for low, _ in bounds), tuple(high for _, high in bounds)
-    return Access(region, lo, hi, chosen, MODES[pick(0, len(MODES) - 1)])
-
-
-@st.composite
-def programs(draw: st.DrawFn, max_launches: int = 9) -> Program:
+def programs(size: Size = SMALL) -> st.SearchStrategy[Program]:
     """Programs for hypothesis, which makes a failing one small."""
-    return make_program(lambda low, high: draw(st.integers(low, high)), max_launches)
+
+    @st.composite
+    def draw_program(draw: st.DrawFn) -> Program:
+        return make_program(lambda low, high: draw(st.integers(low, high)), size)
+
+    return draw_program()
 
 
 def picks() -> st.SearchStrategy[Pick]:
@@ -112,224 +72,310 @@ def picks() -> st.SearchStrategy[Pick]:
     return st.randoms(use_true_random=False).map(lambda generator: generator.randint)
 
 
-def random_program(generator: random.Random, max_launches: int = 9) -> Program:
-    """The same programs without hypothesis: many times faster, for a fixed seed."""
-    return make_program(generator.randint, max_launches)
+def random_program(seed: int, size: Size | None = None) -> Program:
+    """The same programs without hypothesis: many times faster."""
+    return make_program(random.Random(seed).randint, size or Size())
 
 
-# What they mean
+def make_program(pick: Pick, size: Size) -> Program:
+    """A program of a few small regions, with launches that often meet."""
+    return _Maker(pick, size).program()
 
 
-def accesses_conflict(one: Access, other: Access) -> bool:
-    """Whether two accesses meet at a point in a way that makes their order matter."""
-    if one.mode == other.mode and one.mode in ("R", "+", "max"):
-        return False
-    return not set(one.touches()).isdisjoint(other.touches())
+class _Maker:
+    def __init__(self, pick: Pick, size: Size) -> None:
+        self.pick = pick
+        self.size = size
+        self.regions: list[RegionPlan] = []
+        self.partitions: list[PartitionPlan] = []
+        self.colours: list[list[Colour]] = []
+        self.blocks: list[tuple[LaunchPlan, ...]] = []
+        self.number = 0
+        self.slots: Slots = {}
+        self.launched: list[LaunchPlan] = []
+        self.parameter = 0
 
+    def chance(self, one_in: int) -> bool:
+        """Rarely true; false is the simpler answer."""
+        return self.pick(0, one_in - 1) == one_in - 1
 
-def conflicting_pairs(program: Program) -> set[tuple[int, int]]:
-    """Every two launches, the earlier first, that must keep their order."""
-    return {
-        (earlier, later)
-        for later in range(len(program.launches))
-        for earlier in range(later)
-        if any(
-            accesses_conflict(one, other)
-            for one in program.launches[earlier]
-            for other in program.launches[later]
-        )
-    }
+    def choose(self, options: Any) -> Any:
+        return options[self.pick(0, len(options) - 1)]
 
-
-def initial_memory(program: Program) -> Memory:
-    """Arrays for all fields, no two elements alike."""
-    return {
-        (region, field): np.arange(np.prod(shape), dtype=np.int64).reshape(shape) + 50 * number
-        for region, (shape, fields) in enumerate(zip(program.shapes, program.fields, strict=True))
-        for number, field in enumerate(fields)
-    }
-
-
-def run_plainly(program: Program) -> tuple[Memory, Seen]:
-    """The launches one after another: what is left in memory, and what each launch saw."""
-    memory = initial_memory(program)
-    seen = {}
-    for number, accesses in enumerate(program.launches):
-        seen[number] = apply_launch(
-            number,
-            [
-                (access.mode, memory[access.region, field][_slices(access)])
-                for access in accesses
-                for field in access.fields
-            ],
-        )
-    return memory, seen
-
-
-def _slices(access: Access) -> tuple[slice, ...]:
-    return tuple(slice(low, high) for low, high in zip(access.lo, access.hi, strict=True))
-
-
-def apply_launch(number: int, views: Sequence[tuple[str, NDArray[np.int64]]]) -> list[bytes]:
-    """What a launch does to its arrays: all that it writes depends on all that it reads.
-
-    Returns:
-        What it saw of each array that it may read.
-    """
-    seen = [view.tobytes() for mode, view in views if mode in ("R", "RW")]
-    digest = sum(int(view.sum()) for mode, view in views if mode in ("R", "RW")) % 97
-    for mode, view in views:
-        if mode == "RW":
-            view *= 3
-            view += digest + number
-        elif mode == "WD":
-            view[...] = digest + 100 * number
-        elif mode == "+":
-            view += digest + number + 1
-        elif mode == "max":
-            np.maximum(view, digest + 60 * number, out=view)
-    return seen
-
-
-# What the runtime makes of them
-
-PRIVILEGES: dict[str, Privilege] = {
-    "R": R,
-    "RW": RW,
-    "WD": WD,
-    "+": Reduce("+"),
-    "max": Reduce("max"),
-}
-
-
-def _regions(program: Program, memory: Memory) -> list[Region]:
-    regions = []
-    for id, (shape, fields) in enumerate(zip(program.shapes, program.fields, strict=True)):
-        regions.append(Region(id, f"r{id}", shape, dict.fromkeys(fields, "int64")))
-        for field in fields:
-            regions[id].attach(field, memory[id, field])
-    return regions
-
-
-def _part(regions: Sequence[Region], access: Access) -> Subregion:
-    return regions[access.region].part(IndexSpace(access.lo, access.hi), *access.fields)
-
-
-def _bind(
-    number: int,
-    accesses: Sequence[Access],
-    regions: Sequence[Region],
-    seen: Seen,
-    delay_seconds: float = 0.0,
-) -> Launch:
-    names = tuple(f"argument{i}" for i in range(len(accesses)))
-
-    def body(*values: Any) -> None:
-        time.sleep(delay_seconds)
-        seen[number] = apply_launch(
-            number,
-            [
-                (access.mode, value if len(access.fields) == 1 else getattr(value, field))
-                for access, value in zip(accesses, values, strict=True)
-                for field in access.fields
-            ],
+    def program(self) -> Program:
+        for _ in range(self.pick(1, 3)):
+            fields = self.choose(FIELDS)
+            attached = tuple(not self.chance(5) for _ in fields)
+            self.regions.append(RegionPlan(self.choose(SHAPES), fields, attached))
+        for _ in range(self.pick(0, 3)):
+            partition = self.partition()
+            self.partitions.append(partition)
+            self.colours.append(list(parts_of(partition)))
+        steps: list[Step] = []
+        for _ in range(self.pick(1, self.size.steps)):
+            match self.pick(0, 11):
+                case 0 | 1 | 2 | 3 | 4 | 5:
+                    steps.append(self.keep(self.launch(self.slots)))
+                case 6 | 7 | 8:
+                    steps.append(self.run())
+                case 9:
+                    steps.append(ReadPlan(self.area(one_field=True)))
+                case 10:
+                    if self.slots:
+                        slot = self.choose(list(self.slots))
+                        is_map = self.slots[slot] is not None
+                        fold = self.choose((None, "add", "max")) if is_map else None
+                        steps.append(GetPlan(slot, fold))
+                case _:
+                    region = self.pick(0, len(self.regions) - 1)
+                    field = self.choose(self.regions[region].fields)
+                    values = self.choose((3, None))
+                    if self.chance(2):
+                        steps.append(AttachPlan(region, field, values))
+        return Program(
+            tuple(self.regions), tuple(self.partitions), tuple(self.blocks), tuple(steps)
         )
 
-    privileges = {
-        name: PRIVILEGES[access.mode] for name, access in zip(names, accesses, strict=True)
-    }
-    task = Task(f"task{number}", privileges, names, {"cpu": Variant(body)})
-    parts = [_part(regions, access) for access in accesses]
-    try:
-        return runtime_launch.bind(task, dict(zip(names, parts, strict=True)))
-    except LaunchError as error:
-        raise CounterExample(f"launch {number} is refused: {accesses}") from error
+    # Places
 
+    def box(self, outer: Box) -> Box:
+        bounds = [sorted((self.pick(a, b), self.pick(a, b))) for a, b in zip(*outer, strict=True)]
+        if self.chance(3):  # all of it
+            return outer
+        return tuple(low for low, _ in bounds), tuple(high for _, high in bounds)
 
-def check_order(program: Program, pick: Pick, *, completions: bool) -> None:
-    """Check each dependence found, and each implied, against the conflicts found by brute force.
+    def area(self, *, one_field: bool = False) -> Area:
+        number = self.pick(0, len(self.regions) - 1)
+        region = self.regions[number]
+        fields = region.fields
+        if one_field or self.chance(2):
+            fields = (self.choose(fields),)
+        return Area(number, self.box(((0,) * len(region.shape), region.shape)), fields)
 
-    Args:
-        program: what is launched.
-        pick: decides when launches complete.
-        completions: whether they do so before all are launched.
-    """
-    regions, seen = _regions(program, initial_memory(program)), Seen()
-    analyzer, conflicts = DependenceAnalyzer(), conflicting_pairs(program)
-    before: list[set[int]] = []  # by launch: those that have surely finished when it starts
-    waits: list[set[int]] = []
-    completed: set[int] = set()
-    for number, accesses in enumerate(program.launches):
-        found = analyzer.launch(number, _bind(number, accesses, regions, seen).requirements)
-        before.append(completed.union(found, *(before[earlier] for earlier in found)))
-        waits.append(found)
-        for earlier in sorted(found):
-            if (earlier, number) not in conflicts:
-                raise CounterExample(f"{number} waits for {earlier} without conflict: {program}")
-            if earlier in completed:
-                raise CounterExample(f"{number} waits for {earlier}, long done: {program}")
-        for earlier in range(number):
-            if (earlier, number) in conflicts and earlier not in before[number]:
-                raise CounterExample(f"{number} does not wait for {earlier}: {program}")
-        while completions and pick(0, 2):
-            may = [i for i in range(number + 1) if i not in completed and waits[i] <= completed]
-            if not may:
-                break
-            finished = may[pick(0, len(may) - 1)]
-            completed.add(finished)
-            analyzer.complete(finished)
-
-
-def check_effects(program: Program, pick: Pick) -> None:
-    """Run the program in an order that its dependences allow, and look at its effects."""
-    memory, seen = initial_memory(program), Seen()
-    regions = _regions(program, memory)
-    analyzer, queue = DependenceAnalyzer(), ReadyQueue()
-    launches: list[Launch] = []
-    runnable: list[int] = []
-    unreported: list[int] = []
-    while runnable or len(launches) < len(program.launches):
-        number = len(launches)
-        if number < len(program.launches) and (not runnable or pick(0, 2)):
-            while unreported and pick(0, 3):
-                analyzer.complete(unreported.pop(0))
-            launches.append(_bind(number, program.launches[number], regions, seen))
-            waits_for = analyzer.launch(number, launches[number].requirements)
-            runnable += queue.submitted(number, waits_for)
+    def partition(self) -> PartitionPlan:
+        number = self.pick(0, len(self.regions) - 1)
+        region = self.regions[number]
+        fields = (self.choose(region.fields),) if self.chance(2) else region.fields
+        box: Box = ((0,) * len(region.shape), region.shape)
+        if self.chance(4):
+            box = self.box(box)
+        shape = [high - low for low, high in zip(*box, strict=True)]
+        dims = self.pick(1, len(shape))
+        kind = self.choose(("equal", "blocks", "restricted", "by_colour"))
+        data: tuple[Any, ...]
+        if kind == "equal":
+            data = tuple(self.pick(1, 4 if dims == 1 else 2) for _ in range(dims))
+        elif kind == "blocks":
+            dim = self.pick(0, len(shape) - 1)
+            sizes = [self.sizes(extent) for extent in shape]
+            data = (sizes[dim], dim) if dims == 1 else (tuple(sizes[:dims]), 0)
+        elif kind == "restricted":
+            domain = tuple(self.pick(1, 4 if dims == 1 else 2) for _ in range(dims))
+            strides = tuple(max(1, shape[d] // domain[d]) for d in range(dims))
+            hi = tuple(
+                low + min(extent, strides[d]) if d < dims else low + extent
+                for d, (low, extent) in enumerate(zip(box[0], shape, strict=True))
+            )
+            data = (domain, (box[0], hi), strides, self.pick(0, 1))
         else:
-            running = runnable.pop(pick(0, len(runnable) - 1))
-            launches[running].run()
-            runnable += queue.finished(running)
-            unreported.append(running)
-    if queue.unfinished():
-        raise CounterExample(f"some launches never became ready: {program}")
-    _compare(program, memory, seen)
+            colours = points((self.pick(1, 4),) if dims == 1 else (2, self.pick(1, 2)))
+            data = tuple((colour, self.box(box)) for colour in colours)
+        return PartitionPlan(number, fields, box, kind, data)
 
+    def sizes(self, extent: int) -> tuple[int, ...]:
+        """Numbers of points that together are at most so many."""
+        cuts = sorted(self.pick(0, extent) for _ in range(self.pick(1, 4)))
+        return tuple(high - low for low, high in zip([0, *cuts], cuts, strict=False))
 
-def check_threads(program: Program, pick: Pick) -> None:
-    """Run the program on a few threads, each launch for a random time; look at its effects.
+    # Launches
 
-    A launch that only reads one field of one region becomes, by chance, a read by the program.
-    """
-    memory, seen = initial_memory(program), Seen()
-    regions = _regions(program, memory)
-    with Runtime(ThreadedExecutor(workers=pick(2, 4))) as runtime:
-        for number, accesses in enumerate(program.launches):
-            reads_only = len(accesses) == 1 and accesses[0].mode == "R"
-            if reads_only and len(accesses[0].fields) == 1 and pick(0, 1):
-                seen[number] = [runtime.read(_part(regions, accesses[0])).tobytes()]
+    def is_legal(self, launch: LaunchPlan) -> bool:
+        return is_legal(
+            [parts_of(partition) for partition in self.partitions], self.partitions, launch
+        )
+
+    def futures(self, launch: LaunchPlan) -> Slots:
+        """The future of a launch, if it can be given to others."""
+        if not launch.task.returns or not self.is_legal(launch):
+            return {}
+        return {launch.number: None if launch.domain is None else points(launch.domain)}
+
+    def keep(self, launch: LaunchPlan) -> LaunchPlan:
+        self.launched.append(launch)
+        self.slots.update(self.futures(launch))
+        return launch
+
+    def run(self) -> RunPlan:
+        if self.blocks and not self.chance(3):
+            block = self.pick(0, len(self.blocks) - 1)
+        else:
+            # A future from before a block must be the same in all of its runs.
+            once = {launch.number for launch in self.launched}
+            slots = {slot: domain for slot, domain in self.slots.items() if slot in once}
+            launches = []
+            for _ in range(self.pick(1, self.size.block)):
+                launch = self.launch(slots)
+                launches.append(launch)
+                slots.update(self.futures(launch))
+            self.blocks.append(tuple(launches))
+            block = len(self.blocks) - 1
+        for launch in self.blocks[block]:
+            self.slots.update(self.futures(launch))
+        count = self.pick(1, self.size.repetitions)
+        self.parameter += count
+        return RunPlan(block, tuple(range(self.parameter - count + 1, self.parameter + 1)))
+
+    def launch(self, slots: Slots) -> LaunchPlan:
+        self.number += 1
+        again = self.launched and self.chance(5)
+        if again:  # the same task with the same regions and other values
+            old = self.choose(self.launched)
+            task, arguments, domain = old.task, old.arguments, old.domain
+            size = old.size
+        else:
+            task, arguments, domain, size = self.what()
+        colours = None if domain is None else points(domain)
+        gifts = tuple(self.gift(slots, colours) for _ in range(self.pick(0, 2)) if slots)
+        predicate = self.gift(slots, None) if slots and self.chance(5) else None
+        return LaunchPlan(
+            self.number,
+            task,
+            arguments,
+            domain,
+            self.pick(0, 2),
+            size,
+            gifts,
+            predicate,
+            self.pick(0, 3),
+        )
+
+    def gift(self, slots: Slots, wanted: list[Colour] | None) -> Gift:
+        """A future; all those of a launch, if there is one for each of these points."""
+        slot = self.choose(list(slots))
+        known = slots[slot]
+        if known is None or (wanted is not None and set(wanted) <= set(known)):
+            return Gift(slot)
+        return Gift(slot, self.choose(known))
+
+    def what(
+        self,
+    ) -> tuple[TaskPlan, tuple[Area | Through, ...], tuple[int, ...] | None, int]:
+        """A task and its arguments; mostly such that the launch is allowed."""
+        kind = self.pick(0, 9)
+        found = None
+        for _ in range(4):
+            found = (
+                self.mixed()
+                if kind < 4
+                else self.indexed()
+                if kind < 8 and self.partitions
+                else self.divisible()
+            )
+            if self.is_legal(LaunchPlan(0, *found[:3])) or self.chance(8):
+                return found
+        assert found is not None
+        return found
+
+    def mixed(self) -> tuple[TaskPlan, tuple[Area | Through, ...], None, int]:
+        arguments = tuple(self.area() for _ in range(self.pick(1, 3)))
+        modes = tuple(self.choose(MODES) for _ in arguments)
+        task = TaskPlan("mix", modes, not self.chance(2), bool(self.pick(0, 1)))
+        return task, arguments, None, 1
+
+    def indexed(self) -> tuple[TaskPlan, tuple[Area | Through, ...], tuple[int, ...], int]:
+        first = self.pick(0, len(self.partitions) - 1)
+        known = self.colours[first]
+        domain: tuple[int, ...]
+        if not known or isinstance(known[0], int):
+            domain = (len(known),)
+        else:
+            domain = tuple(max(c[d] for c in known) + 1 for d in range(len(known[0])))  # type: ignore[index]
+        if self.chance(6):
+            domain = (self.pick(1, 3), *domain[1:])
+        wanted = points(domain)
+        arguments: list[Area | Through] = []
+        for n in range(self.pick(1, 3)):
+            if n and self.chance(4):
+                arguments.append(self.area())
+                continue
+            partition = first if n == 0 else self.pick(0, len(self.partitions) - 1)
+            arguments.append(self.through(partition, wanted))
+        modes = tuple(self.choose(MODES) for _ in arguments)
+        task = TaskPlan("mix", modes, not self.chance(2), bool(self.pick(0, 1)))
+        return task, tuple(arguments), domain, 1
+
+    def through(self, partition: int, wanted: list[Colour]) -> Through:
+        known = self.colours[partition]
+        if set(wanted) <= set(known) and not self.chance(3):
+            return Through(partition, "ID")
+        if self.chance(3):
+            dims = 1 if not wanted or isinstance(wanted[0], int) else len(wanted[0])
+            return Through(partition, "shift", tuple(self.pick(0, 2) - 1 for _ in range(dims)))
+        if not known:
+            return Through(partition, "ID")
+        if self.chance(2):  # each point its own part, in another order
+            start = self.pick(0, len(known) - 1)
+            pairs = ((p, known[(start + n) % len(known)]) for n, p in enumerate(wanted))
+        else:
+            pairs = ((p, self.choose(known)) for p in wanted)
+        return Through(partition, "table", tuple(pairs))
+
+    def divisible(self) -> tuple[TaskPlan, tuple[Area | Through, ...], None, int]:
+        """A task that declares axes, and arguments of fitting shapes as far as there are any."""
+        kind = self.choose(("scale", "rowsum", "fold", "matmul", "grains"))
+        wide = [n for n, region in enumerate(self.regions) if len(region.shape) == 2]
+        size = 1
+        modes: tuple[str, ...]
+        if kind == "scale":
+            x = self.one_field(self.pick(0, len(self.regions) - 1))
+            shape = _shape(x)
+            modes, out = ("R", self.choose(("WD", "RW", "+", "max"))), self.fitting(shape)
+            arguments: tuple[Area | Through | None, ...] = (x, out)
+        elif kind == "grains" or not wide:
+            kind, size, modes = "grains", self.pick(1, 2), ("R", "WD")
+            count = self.pick(0, 4 // size)
+            arguments = (self.fitting((count * size,)), self.fitting((count,)))
+        else:
+            x = self.one_field(self.choose(wide))
+            rows, columns = _shape(x)
+            if kind == "rowsum":
+                modes, arguments = ("R", "WD"), (x, self.fitting((rows,)))
+            elif kind == "fold":
+                modes = ("R", self.choose(("+", "max", "min")))
+                arguments = (x, self.fitting((columns,)))
             else:
-                delay_seconds = pick(0, 3) * 1e-4
-                runtime.issue(_bind(number, accesses, regions, seen, delay_seconds))
-        runtime.fence()
-    _compare(program, memory, seen)
+                features = self.pick(1, 3)
+                w, out = self.fitting((features, columns)), self.fitting((rows, features))
+                modes, arguments = ("R", "R", "WD"), (x, w, out)
+        fitting = tuple(argument for argument in arguments if argument is not None)
+        if len(fitting) < len(arguments):
+            return self.mixed()
+        return TaskPlan(kind, modes, not self.chance(5), False), fitting, None, size
+
+    def one_field(self, region: int) -> Area:
+        plan = self.regions[region]
+        return Area(
+            region,
+            self.box(((0,) * len(plan.shape), plan.shape)),
+            (self.choose(plan.fields),),
+        )
+
+    def fitting(self, shape: tuple[int, ...]) -> Area | None:
+        """A box of this shape somewhere."""
+        large = [
+            n
+            for n, region in enumerate(self.regions)
+            if len(region.shape) == len(shape)
+            and all(a >= b for a, b in zip(region.shape, shape, strict=True))
+        ]
+        if not large:
+            return None
+        region = large[-1 - self.pick(0, len(large) - 1)]
+        plan = self.regions[region]
+        lo = tuple(self.pick(0, a - b) for a, b in zip(plan.shape, shape, strict=True))
+        hi = tuple(low + extent for low, extent in zip(lo, shape, strict=True))
+        return Area(region, (lo, hi), (self.choose(plan.fields),))
 
 
-def _compare(program: Program, memory: Memory, seen: Seen) -> None:
-    expected_memory, expected_seen = run_plainly(program)
-    for number, saw in expected_seen.items():
-        if seen.get(number) != saw:
-            raise CounterExample(f"launch {number} saw other values: {program}")
-    for (region, field), array in expected_memory.items():
-        if not np.array_equal(memory[region, field], array):
-            raise CounterExample(f"region {region}.{field} ends with other values: {program}")
+def _shape(area: Area) -> tuple[int, ...]:
+    return tuple(high - low for low, high in zip(*area.box, strict=True))
