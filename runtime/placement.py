@@ -179,6 +179,11 @@ class Contribution:
     groups: tuple[Ranks, ...]
 
 
+def is_local(transfer: Transfer) -> bool:
+    """Whether every rank does it for itself: nothing moves between ranks."""
+    return transfer.kind in ("fold", "reset")
+
+
 def members(ranks: Ranks) -> list[int]:
     """The ranks of a set, in order.
 

@@ -23,7 +23,7 @@ from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.instances import Instances
 from specinfer.runtime.machine import transfer_requirements
 from specinfer.runtime.machine.control import MPIControl
-from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, members
+from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, is_local, members
 from specinfer.runtime.reduction import reduction
 from specinfer.runtime.region import FieldKey, Region
 from specinfer.runtime.watchdog import Place
@@ -149,12 +149,11 @@ class MPIRanks:
 class _Operation:
     """This rank's share of a transfer."""
 
-    is_communication = True
-
     def __init__(
         self, transfer: Transfer, requirements: tuple[Requirement, ...], machine: MPIRanks
     ) -> None:
         self.transfer = transfer
+        self.is_communication = not is_local(transfer)
         self.requirements = requirements
         self.instances = machine.instances(machine.rank)
         self._machine = machine

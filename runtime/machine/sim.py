@@ -16,7 +16,7 @@ from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.executor import Operation
 from specinfer.runtime.instances import Instances
 from specinfer.runtime.machine import transfer_requirements
-from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, members
+from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, is_local, members
 from specinfer.runtime.reduction import reduction
 from specinfer.runtime.region import Region
 
@@ -48,7 +48,9 @@ class SimulatedRanks:
 
     def transfer(self, transfer: Transfer, *, as_messages: bool) -> Operation | None:
         """The whole transfer, between all of its ranks."""
-        return _Transfer(transfer, self._instances, transfer_requirements(transfer, self.ranks))
+        region = self._regions[transfer.key[0]].name
+        requirements = transfer_requirements(transfer, self.ranks)
+        return _Transfer(transfer, self._instances, requirements, f"{region}.{transfer.key[1]}")
 
     def send_value(self, value: Any, root: int) -> Any:
         """The value itself: all ranks are here."""
@@ -67,7 +69,12 @@ class _Transfer:
     transfer: Transfer
     instances: list[Instances]
     requirements: tuple[Requirement, ...]
-    is_communication = True
+    name: str
+
+    @property
+    def is_communication(self) -> bool:
+        """Whether anything moves between ranks."""
+        return not is_local(self.transfer)
 
     def run(self) -> None:
         match self.transfer:
@@ -110,4 +117,4 @@ class _Transfer:
                     store(self.instances[rank].view(fold.key, space), total[inside])
 
     def __str__(self) -> str:
-        return f"{self.transfer.kind}({self.transfer.key[0]}.{self.transfer.key[1]})"
+        return f"{self.transfer.kind} of {self.name}"
