@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -31,6 +32,8 @@ RECENT = 256
 """Entries that are kept although all ranks agree on them: to tell where a rank is."""
 
 _PLAIN = frozenset({int, float, bool, str, bytes, complex, type(None)})
+MARK = "\t"
+"""Between the name of a region argument and what it is exactly; text of values has none."""
 _LONG = 200
 _SMALL = 8
 
@@ -58,8 +61,12 @@ def text_of(value: Any) -> str:
     kind = type(value)
     if kind in _PLAIN:
         return _cut(repr(value))
-    if kind in (tuple, list):
+    if kind is tuple or kind is list:
+        if _PLAIN.issuperset(map(type, value)):
+            return _cut(repr(value))
         return _cut(f"({', '.join(map(text_of, value))})")
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return _cut(_array_text(value))
     return _cut(_other_text(value))
 
 
@@ -84,22 +91,25 @@ def _other_text(value: Any) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         inside = (f"{f.name}={text_of(getattr(value, f.name))}" for f in fields(value) if f.compare)
         return f"{type(value).__name__}({', '.join(inside)})"
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return _array_text(value)
     name = getattr(value, "__qualname__", None)
     return str(name) if name else f"<{type(value).__name__}>"
 
 
 def _array_text(array: Any) -> str:
-    kind, shape = str(array.dtype), tuple(array.shape)
+    kind, shape = _name_of(array.dtype), tuple(array.shape)
     if hasattr(array, "detach"):  # torch: NumPy looks only at what needs no gradient and is near
         array = array.detach()
         if array.device.type != "cpu":
             return f"{kind} array {shape} on {array.device.type}"
-    memory = bits(array) if shape else bits(array.reshape(1))
+    memory = bits(array if shape else array.reshape(1))
     if memory.size <= _SMALL:
         return f"{kind} array {memory.reshape(shape).tolist()}"
     return f"{kind} array {shape} digest {blake2b(memory.tobytes(), digest_size=8).hexdigest()}"
+
+
+@cache
+def _name_of(dtype: Any) -> str:
+    return str(dtype)
 
 
 def _cut(text: str) -> str:
@@ -247,17 +257,18 @@ PLACE = "where it runs"
 def region_text(binding: Binding, name: str) -> str:
     """A region argument as text.
 
-    Its name comes first; a digest behind it tells apart what has the same name: the number, shape
+    Its name comes first; behind a mark, what tells apart those of the same name: the number, shape
     and fields of the region, and the points that each point of the launch uses.
     """
-    parts = [(point.colour, point.parts[name]) for point in binding.points]
-    exact = "; ".join(
-        f"{colour}: {part.region.id} {part.region.shape} {part.space} "
-        f"{[(field, str(part.region.fields[field])) for field in part.fields]}"
-        for colour, part in parts
-    )
+    parts = {point.colour: point.parts[name] for point in binding.points}
     regions = binding.regions[name]
-    return f"{binding.task.privileges[name]} {regions} #{digest_of(exact)}"
+    whole = regions.partition.whole if isinstance(regions, Projected) else regions
+    region = whole.region
+    kinds = ", ".join(f"{field}: {kind}" for field, kind in region.fields.items())
+    exact = f"region {region.id} of shape {region.shape} with {kinds}"
+    spaces = "; ".join(f"{colour}: {part.space} {part.fields}" for colour, part in parts.items())
+    privilege = binding.task.privileges[name]
+    return f"{privilege} {regions}{MARK}{_cut(exact)}, parts {digest_of(spaces)}"
 
 
 class History:
@@ -272,6 +283,7 @@ class History:
         self.number = 0
         self.settled = 0
         self._entries: list[Entry] = []  # the last ones
+        self._launch: int | None = None  # the last one
         self._running = blake2b(digest_size=8)
         self._bindings: dict[Binding, tuple[bytes, tuple[str, ...]]] = {}
 
@@ -317,6 +329,7 @@ class History:
         entry = Launched(
             first, launch, binding, names, texts, given, is_predicated=predicate is not None
         )
+        self._launch = launch
         self._add(entry, key)
         return entry
 
@@ -363,7 +376,10 @@ class History:
         entries = self._entries[-1:]
         if not entries:
             return "before its first launch"
-        return f"at {entries[0].what}"
+        what, launch = entries[0].what, self._launch
+        if isinstance(entries[0], Launched) or launch is None:
+            return f"at {what}"
+        return f"at {what}, behind launch {launch}"
 
 
 def _binding_key(binding: Binding) -> tuple[bytes, tuple[str, ...]]:
@@ -385,7 +401,7 @@ def first_difference(told: Mapping[int, Sequence[Told]]) -> str | None:
 
     >>> same = (11, "fence", ())
     >>> def scale(factor):
-    ...     return (12, "launch 9, scale", (("x", "RW x #ab"), ("factor", factor)))
+    ...     return (12, "launch 9, scale", (("x", "RW x"), ("factor", factor)))
     >>> first_difference({0: [same, scale("2")], 1: [same, scale("3")]})
     'launch 9, scale(x=RW x, factor=...): factor is 2 on rank 0 and 3 on rank 1'
     >>> first_difference({0: [same], 1: [same, scale("3")]})
@@ -426,7 +442,7 @@ def _difference(at: Mapping[int, _Issued | None]) -> str:
                     return f"{what}{_listed(listed, ())}: {_answers(texts)}"
                 shown = {rank: _shown(text) for rank, text in texts.items()}
                 if len(set(shown.values())) == 1:  # the names are the same, what they mean is not
-                    shown = texts
+                    shown = {rank: text.replace(MARK, ": ") for rank, text in texts.items()}
                 values = " and ".join(f"{text} on {ranks_text(r)}" for text, r in _by_text(shown))
                 return f"{what}{_listed(listed, (name,))}: {name} is {values}"
     whole = {rank: what + _listed(args, ()) for rank, (what, args) in there.items()}
@@ -462,9 +478,8 @@ def ranks_text(ranks: Sequence[int]) -> str:
 
 
 def _shown(text: str) -> str:
-    """Without the digest that tells regions of the same name apart."""
-    head, mark, tail = text.rpartition(" #")
-    return head if mark and len(tail) <= 16 and tail.isalnum() else text
+    """Without what tells regions of the same name apart."""
+    return text.partition(MARK)[0]
 
 
 def _by_text(texts: Mapping[int, str]) -> list[tuple[str, list[int]]]:

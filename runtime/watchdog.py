@@ -25,6 +25,8 @@ from specinfer.runtime.witness import Witness
 EXIT_CODE = 70
 """Of a job that is ended."""
 TICK_SECONDS = 0.2
+HASTE_SECONDS = 2.0
+"""The patience where some rank has left: it cannot be waited for."""
 RETRY_SECONDS = 1.0
 """Between questions to ranks that were busy."""
 SILENT = 30
@@ -54,12 +56,14 @@ class State:
         what: for people.
         visits: how often it has waited so far.
         seconds: how long it has been waiting; None if it does not.
+        has_left: it will never wait again.
         told: what it issued last, if that was asked for.
     """
 
     what: str
     visits: int
     seconds: float | None
+    has_left: bool
     told: list[Told]
 
 
@@ -158,6 +162,7 @@ class Watchdog(threading.Thread):
         self._wire = wire
         self._place = place
         self._patience = patience_seconds
+        self._haste = min(HASTE_SECONDS, patience_seconds)
         self._tick = min(TICK_SECONDS, patience_seconds / 4)
         self._leaving = threading.Event()
         self._seen: tuple[int, object] = (0, None)
@@ -208,21 +213,24 @@ class Watchdog(threading.Thread):
 
     def _describe(self) -> str:
         last = "before its first launch" if self.history is None else self.history.last
+        at = self._seen[1]
         if self._leaving.is_set():
             return f"ended its program {last}"
-        at = self._seen[1]
         return f"was {last}" + ("" if at is None else f", in {at}")
 
     def _state(self, *, wants_history: bool) -> State:
         told = self.history.told() if wants_history and self.history is not None else []
-        return State(self._describe(), self._seen[0], self._waits_seconds(), told)
+        waits, has_left = self._waits_seconds(), self._leaving.is_set()
+        return State(self._describe(), self._seen[0], waits, has_left, told)
 
     def _inform(self) -> None:
+        if self.history is None:  # no program yet
+            return
         if self._witness is None:
             self._witness = Witness()
         self._witness.note(
-            f"specinfer: rank {self._wire.rank} (process {os.getpid()}) {self._describe()} when "
-            "it was ended"
+            f"specinfer: rank {self._wire.rank} (process {os.getpid()}) {self._describe()}, when "
+            "it was ended at"
         )
 
     # The others
@@ -242,7 +250,7 @@ class Watchdog(threading.Thread):
     def _inquire(self) -> None:
         """Find out whether all ranks are stuck; the first rank does, the others only ask for it."""
         seconds = self._waits_seconds()
-        if seconds is None or seconds < self._patience:
+        if seconds is None or seconds < self._haste:
             self._inquiry = None
             return
         inquiry = self._inquiry
@@ -255,14 +263,13 @@ class Watchdog(threading.Thread):
                 silent = [rank for rank in inquiry.ranks if rank not in inquiry.states]
                 self._end(f"{ranks_text(silent)} did not answer for {asked_seconds:.0f} s", inquiry)
             return
-        is_stuck = all(
-            state.seconds is not None and state.seconds >= self._patience
-            for state in inquiry.states.values()
-        )
+        states = [*inquiry.states.values(), self._state(wants_history=False)]
+        limit = self._haste if any(state.has_left for state in states) else self._patience
+        is_stuck = all(s.seconds is not None and s.seconds >= limit for s in states)
         visits = {rank: state.visits for rank, state in inquiry.states.items()}
         if self._wire.rank == 0 and is_stuck:
             if inquiry.before == visits:  # in between, all of them waited at the same time
-                self._end("the ranks wait for each other", inquiry)
+                self._end("the ranks wait for each other in vain", inquiry)
             else:
                 self._ask(visits)
         elif asked_seconds > RETRY_SECONDS:
@@ -279,8 +286,9 @@ class Watchdog(threading.Thread):
     def _end(self, why: str, inquiry: _Inquiry) -> None:
         """Say where each rank is, and end the job."""
         states = {self._wire.rank: self._state(wants_history=True), **inquiry.states}
+        states = dict(sorted(states.items()))
         lines = [f"specinfer: {why}: the job is ended"]
-        for rank, state in sorted(states.items()):
+        for rank, state in states.items():
             waits = "" if state.seconds is None else f", {state.seconds:.1f} s ago"
             lines.append(f"  rank {rank} {state.what}{waits}")
         difference = first_difference({rank: state.told for rank, state in states.items()})

@@ -2,7 +2,8 @@
 
 A launcher that finds one process killed kills all others at once; none of them could say anything.
 The witness is a shell that waits for its rank to end: if the rank did not take leave, it prints the
-last place that the rank had written down.
+last place that the rank had written down, and the time: the rank that was killed first is the
+earliest, if only by a millisecond.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import subprocess
 import tempfile
 
-_WAIT = "read -r _ || cat /dev/fd/{file} >&2"
+_WAIT = """read -r _ || {{ read -r line </dev/fd/{file}; echo "$line $(date +%T.%N)" >&2; }}"""
 
 
 class Witness:
@@ -31,7 +32,7 @@ class Witness:
 
     def note(self, line: str) -> None:
         """Write down where this process is, in place of the last time."""
-        text = (line + "\n").encode()
+        text = (line.replace("\n", " ") + "\n").encode()
         os.pwrite(self._note, text, 0)
         if len(text) < self._written:
             os.ftruncate(self._note, len(text))
