@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from specinfer.runtime.errors import MapperError
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.region import FieldKey
 
@@ -252,27 +253,32 @@ def reduce(
     A part that a rank does not have yet starts from the neutral element; a pending reduction with
     another operator, or of groups that cannot be joined with these, is carried out first.
     """
-    transfers: list[Transfer] = []
-    pieces = list(state)
+    shared = [(piece, tuple[tuple[Ranks, ...], ...]()) for piece in state]
     for contribution in contributions:
-        kept: list[Piece] = []
-        for piece in pieces:
-            if not piece.space.overlaps(contribution.space):
-                kept.append(piece)
-                continue
-            part = piece.over(piece.space.intersection(contribution.space))
-            kept += (piece.over(rest) for rest in piece.space.minus(part.space))
-            joined = _join(part.groups, contribution.groups) if part.op == op else None
-            if part.groups and joined is None:
-                (part,), needed = _fold(key, part, ())
-                transfers += needed
-            holding = 0
-            for group in part.groups:
-                holding |= group
-            for rank in members(_all(contribution.groups) & ~holding):
-                transfers.append(Reset(key, rank, part.space, op))
-            kept.append(Piece(part.space, part.valid, op, joined or contribution.groups))
-        pieces = kept
+        shared = [
+            split for piece, groups in shared for split in _shared(piece, groups, contribution)
+        ]
+    transfers: list[Transfer] = []
+    pieces = []
+    for piece, contributed in shared:
+        part = piece
+        if not contributed:
+            pieces.append(part)
+            continue
+        groups = _join([part.groups, *contributed]) if part.op == op and part.groups else ()
+        if part.groups and not groups:
+            (part,), needed = _fold(key, part, ())
+            transfers += needed
+        groups = groups or _join(contributed)
+        if not groups:
+            raise MapperError(
+                f"field {key[1]} of region {key[0]}: no ranks hold each part of a reduction to "
+                f"{part.space} once, among {contributed}"
+            )
+        reducing = _all([_all(own) for own in contributed])
+        for rank in members(reducing & ~_all(part.groups)):
+            transfers.append(Reset(key, rank, part.space, op))
+        pieces.append(Piece(part.space, part.valid, op, groups))
     return transfers, merged(pieces)
 
 
@@ -340,13 +346,41 @@ def _blocks(
     return tuple(sorted(wanted, key=lambda item: item[0]))
 
 
-def _join(one: tuple[Ranks, ...], other: tuple[Ranks, ...]) -> tuple[Ranks, ...] | None:
-    """The groups of two reductions on top of each other, if they have any."""
-    if not one or one == other:
-        return other
-    if len(one) == len(other) == 1:
-        return (one[0] | other[0],)
-    return None
+def _shared(
+    piece: Piece, groups: tuple[tuple[Ranks, ...], ...], contribution: Contribution
+) -> Iterator[tuple[Piece, tuple[tuple[Ranks, ...], ...]]]:
+    """A piece, cut where a contribution ends."""
+    if not piece.space.overlaps(contribution.space):
+        yield piece, groups
+        return
+    inside = piece.space.intersection(contribution.space)
+    yield piece.over(inside), (*groups, contribution.groups)
+    for rest in piece.space.minus(inside):
+        yield piece.over(rest), groups
+
+
+def _join(contributed: Sequence[tuple[Ranks, ...]]) -> tuple[Ranks, ...]:
+    """Disjoint sets of ranks with one group of each contribution, and nothing of its others.
+
+    >>> _join([(0b0001, 0b0010), (0b0100, 0b1000)]), _join([(0b01, 0b10), (0b11,)])
+    ((5, 10), ())
+    """
+    found: list[Ranks] = []
+    for start in contributed[0]:
+        ranks = start
+        for n, groups in enumerate(contributed[1:], start=2):
+            for group in groups:
+                more = ranks | group
+                if _holds_once(more, contributed[:n]) and not more & _all(found):
+                    ranks = more
+                    break
+        if _holds_once(ranks, contributed) and not ranks & _all(found):
+            found.append(ranks)
+    return tuple(found)
+
+
+def _holds_once(ranks: Ranks, contributed: Sequence[tuple[Ranks, ...]]) -> bool:
+    return all(ranks & _all(groups) in groups for groups in contributed)
 
 
 def _without(state: FieldState, space: IndexSpace) -> Iterator[Piece]:
