@@ -6,14 +6,18 @@ checked against that.
 
 Source: Treichler et al., "Language support for dynamic, hierarchical data partitioning" (OOPSLA
 2013), of which these are the kinds that need no data.
+
+Parts that are made again in the same way are the same partition: launches are told apart by the
+objects that they are given, and a loop may make its partitions where it uses them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 from specinfer.runtime.errors import LaunchError
 from specinfer.runtime.index_space import IndexSpace
@@ -56,6 +60,7 @@ ID = Projection("ID", lambda point: point)
 """Point p uses part p."""
 
 
+@cache
 def shift(*offsets: int) -> Projection:
     """Point p uses part ``p + offsets``.
 
@@ -234,7 +239,7 @@ def blocks(
         spaces[colour[0] if len(colour) == 1 else colour] = IndexSpace(
             tuple(low for low, _ in bounds), tuple(high for _, high in bounds)
         )
-    return Partition(whole, spaces, name=name)
+    return _partition(whole, spaces, name)
 
 
 def by_colour(
@@ -246,7 +251,7 @@ def by_colour(
     complete: bool | None = None,
 ) -> Partition:
     """Any rectangles; whether they are disjoint and complete is found out."""
-    return Partition(whole, colours, name=name, disjoint=disjoint, complete=complete)
+    return _partition(whole, colours, name, disjoint, complete)
 
 
 def restricted(
@@ -283,7 +288,23 @@ def restricted(
             lo[d] = max(space.lo[d], extent.lo[d] + at[d] * step - wide)
             hi[d] = max(lo[d], min(space.hi[d], extent.hi[d] + at[d] * step + wide))
         spaces[colour] = IndexSpace(tuple(lo), tuple(hi))
-    return Partition(whole, spaces, name=name)
+    return _partition(whole, spaces, name)
+
+
+def _partition(
+    whole: Region | Subregion,
+    spaces: Mapping[Colour, IndexSpace],
+    name: str,
+    disjoint: bool | None = None,
+    complete: bool | None = None,
+) -> Partition:
+    """The partition of these parts: one that was made before, if there is one."""
+    whole = whole.part() if isinstance(whole, Region) else whole
+    known, key = whole.region.partitions, (whole, tuple(spaces.items()), name, disjoint, complete)
+    if (partition := known.get(key)) is None:
+        partition = Partition(whole, spaces, name=name, disjoint=disjoint, complete=complete)
+        known[key] = partition
+    return cast(Partition, partition)
 
 
 def _space(whole: Region | Subregion) -> IndexSpace:

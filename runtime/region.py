@@ -6,7 +6,7 @@ a task first wants it; tasks see only the arrays of the subregions that their la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
 from specinfer.runtime.arrays import imported
@@ -39,9 +39,10 @@ class Region:
         name: for people.
         space: all of its points, from the origin.
         fields: names, with the type of their elements (whatever the memory understands).
+        partitions: made of it so far, by what they are made of.
     """
 
-    __slots__ = ("_parts", "fields", "id", "name", "space")
+    __slots__ = ("_parts", "fields", "id", "name", "partitions", "space")
 
     def __init__(self, id: int, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]):
         if not fields:
@@ -50,6 +51,7 @@ class Region:
         self.name = name
         self.space = whole(shape)
         self.fields = dict(fields)
+        self.partitions: dict[Hashable, Any] = {}
         self._parts: dict[tuple[IndexSpace, tuple[str, ...]], Subregion] = {}
 
     def __repr__(self) -> str:
