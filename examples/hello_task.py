@@ -17,12 +17,18 @@ def write(letters: NDArray[np.str_], word: str) -> None:
 
 
 with Runtime() as runtime:
-    # A region says what data there is: twelve points, with one field. Memory is attached to it.
+    # A region says what data there is: twelve points, with one field. An array may be attached to
+    # a field; without one it starts as zeros.
     line = runtime.region("line", (12,), {"letter": "U1"}, {"letter": np.full(12, ".")})
 
-    # A launch names a part of the region for each argument with a privilege.
+    # A launch names a part of the region for each argument with a privilege; other arguments are
+    # values. It does not wait; `read` does.
     runtime.launch(write, letters=line.rows(0, 5), word="hello")
     print("".join(runtime.read(line.part())))
 
     runtime.launch(write, letters=line.rows(6, 10), word="task")
     print("".join(runtime.read(line.part())))
+
+# Prints:
+# hello.......
+# hello.task..

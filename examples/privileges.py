@@ -16,7 +16,7 @@ def task_graph(privileges: list[Privilege]) -> nx.DiGraph:
     """The dependences between tasks that use the same counter, each with one privilege."""
     recorder = RecordingExecutor()
     runtime = Runtime(recorder)
-    counter = runtime.region("counter", (1,), {"count": int}, {"count": np.zeros(1, int)})
+    counter = runtime.region("counter", (1,), {"count": "int64"})
     for privilege in privileges:
 
         @task(count=privilege)
@@ -38,3 +38,10 @@ for privileges in (
     waves = list(nx.topological_generations(task_graph(privileges)))
     order = ", then ".join(" with ".join(str(privileges[i]) for i in wave) for wave in waves)
     print(f"steps: {len(waves)}  {order}")
+
+# Prints:
+# steps: 1  R with R with R with R
+# steps: 3  WD, then R with R, then WD
+# steps: 4  RW, then RW, then RW, then RW
+# steps: 3  WD, then Reduce(+) with Reduce(+), then R
+# steps: 4  WD, then Reduce(+), then Reduce(max), then R
