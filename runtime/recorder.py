@@ -40,9 +40,8 @@ class Recorder:
             for key in binding.keys:
                 self._before.setdefault(key, states[key])
         values = {n: v for n, v in arguments.items() if n not in binding.regions}
-        story = str(Launch(binding, values))
         compared = tuple((name, self._comparable(value)) for name, value in values.items())
-        self._issued.append(Issued(binding, compared, story))
+        self._issued.append(Issued(binding, compared, Launch(binding, values)))
         if not binding.task.is_capturable:
             self._refusal = f"not capturable: task {binding.task.name}"
 

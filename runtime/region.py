@@ -42,7 +42,7 @@ class Region:
         partitions: made of it so far, by what they are made of.
     """
 
-    __slots__ = ("_parts", "fields", "id", "name", "partitions", "space")
+    __slots__ = ("_by_rows", "_parts", "fields", "id", "name", "partitions", "space")
 
     def __init__(self, id: int, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]):
         if not fields:
@@ -53,6 +53,7 @@ class Region:
         self.fields = dict(fields)
         self.partitions: dict[Hashable, Any] = {}
         self._parts: dict[tuple[IndexSpace, tuple[str, ...]], Subregion] = {}
+        self._by_rows: dict[tuple[int, int], Subregion] = {}  # models ask for these all the time
 
     def __repr__(self) -> str:
         return f"Region({self.name!r}, {self.space.shape}, {list(self.fields)})"
@@ -89,7 +90,9 @@ class Region:
 
     def rows(self, start: int, stop: int) -> Subregion:
         """Points ``start`` to ``stop`` of the first dimension, all of the others."""
-        return self.part(self.space.along(0, start, stop))
+        if (part := self._by_rows.get((start, stop))) is None:
+            part = self._by_rows[start, stop] = self.part(self.space.along(0, start, stop))
+        return part
 
 
 class Subregion:

@@ -44,12 +44,12 @@ class Issued:
     Attributes:
         what: the task with its regions.
         values: the other arguments, by parameter.
-        story: for people.
+        launch: it, for people.
     """
 
     what: Hashable
     values: tuple[tuple[str, Hashable], ...]
-    story: str
+    launch: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,11 +316,11 @@ def difference(one: Recording, other: Recording) -> str | None:
     """Why two runs of a body are not the same; None if they are."""
     for at, (first, second) in enumerate(zip(one.issued, other.issued, strict=False)):
         if first.what != second.what:
-            return f"diverged: launch {at} was {first.story}, then {second.story}"
+            return f"diverged: launch {at} was {first.launch}, then {second.launch}"
         for (name, value), (_, changed) in zip(first.values, second.values, strict=True):
             if value != changed:
                 return (
-                    f"diverged: {name} of launch {at}, {second.story}, was {value}, then "
+                    f"diverged: {name} of launch {at}, {second.launch}, was {value}, then "
                     f"{changed}; what differs from run to run must be a parameter of the trace"
                 )
     if len(one.issued) != len(other.issued):
