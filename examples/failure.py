@@ -73,17 +73,16 @@ except OSError as error:
 
 # Prints:
 # Launching did not raise; the program learns of it where it waits.
-#   fence: launch 1, load(out=WD x.parts[ID], point=1, broken=1) at point 1, raised OSError: no
-#       such file
+#   fence: load(out=WD x.parts[ID], point=1, broken=1) at point 1 raised OSError: no such file
 #   caused by OSError('no such file')
 # Point 1 of `double` was skipped; the other points ran.
 #   y[0:2]: 2 2
-#   y[2:4]: PoisonedError: y[2:4] was never made: launch 1, load(out=WD x.parts[ID], point=1,
-#       broken=1) at point 1, raised OSError: no such file
+#   y[2:4]: PoisonedError: y[2:4] was never made: load(out=WD x.parts[ID], point=1, broken=1) at
+#       point 1 raised OSError: no such file
 #   y[4:6]: 6 6
 # What is written anew (WD) is whole again; what was made of it is not yet.
 #   x: 1 1 2 2 3 3
-#   y[2:4]: PoisonedError: y[2:4] was never made: launch 1, load(out=WD x.parts[ID], point=1,
-#       broken=1) at point 1, raised OSError: no such file
+#   y[2:4]: PoisonedError: y[2:4] was never made: load(out=WD x.parts[ID], point=1, broken=1) at
+#       point 1 raised OSError: no such file
 #   y: 2 2 4 4 6 6
-# serial: no such file ['raised by launch 0: load(out=WD z, point=0, broken=0)']
+# serial: no such file ['raised by load(out=WD z, point=0, broken=0)']

@@ -61,9 +61,7 @@ class Failure:
     @property
     def story(self) -> str:
         """Which operation it was, and what it raised."""
-        return (
-            f"launch {self.id}, {self.operation}, raised {type(self.error).__name__}: {self.error}"
-        )
+        return f"{self.operation} raised {type(self.error).__name__}: {self.error}"
 
 
 class Executor(Protocol):

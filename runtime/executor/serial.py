@@ -29,12 +29,12 @@ class SerialExecutor:
             PoisonedError: it reads what an earlier one should have made, but raised.
         """
         if self.poisoned and (cause := self.poisoned.spreads(operation.requirements)):
-            raise PoisonedError(f"launch {id}, {operation}, reads what was never made: {cause}")
+            raise PoisonedError(f"{operation} reads what was never made: {cause}")
         try:
             operation.run()
         except BaseException as error:
             self.poisoned.add(operation.requirements, Failure(id, operation, error).story)
-            error.add_note(f"raised by launch {id}: {operation}")
+            error.add_note(f"raised by {operation}")
             raise
         return (id,)
 
@@ -57,7 +57,7 @@ class SerialExecutor:
             at = len(calls) - length_hint(remaining) - 1
             operation = operations[at]
             self.poisoned.add(operation.requirements, Failure(base + at, operation, error).story)
-            error.add_note(f"raised by launch {base + at}: {operation}")
+            error.add_note(f"raised by {operation}")
             raise
 
     def wait(self, ids: Collection[LaunchId] | None) -> None:

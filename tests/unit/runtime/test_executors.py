@@ -79,7 +79,7 @@ class TestSerial:
         runtime.launch(increment, x=x.part())
         with pytest.raises(ArithmeticError, match="no such number") as raised:
             runtime.launch(fail, x=x.rows(1, 3), gate=opened())
-        assert raised.value.__notes__[0].startswith("raised by launch 1: fail(x=RW x[1:3], gate=")
+        assert raised.value.__notes__[0].startswith("raised by fail(x=RW x[1:3], gate=")
 
     def test_goes_on_after_a_task_raised(self) -> None:
         runtime = Runtime(SerialExecutor())
@@ -125,7 +125,7 @@ class TestThreads:
         threads.launch(fail, x=x.rows(1, 3), gate=opened())
         with pytest.raises(ArithmeticError, match="no such number") as raised:
             threads.fence()
-        assert raised.value.__notes__[0].startswith("raised by launch 0: fail(x=RW x[1:3], gate=")
+        assert raised.value.__notes__[0].startswith("raised by fail(x=RW x[1:3], gate=")
 
     def test_raises_at_the_next_read_even_of_another_region(self, threads: Runtime) -> None:
         x, y = zeros(threads, "x"), zeros(threads, "y")

@@ -215,7 +215,7 @@ class TestExecutor:
         x = zeros(runtime, "x")
         with pytest.raises(ArithmeticError) as raised:
             runtime.launch(fail, x=x.part())
-        assert raised.value.__notes__ == ["raised by launch 0: fail(x=RW x)"]
+        assert raised.value.__notes__ == ["raised by fail(x=RW x)"]
         assert [span.name for span in tasks(profiler.profile())] == ["fail"]
 
     def test_communication_tells_its_bytes_and_whom_it_waits_for(self, profiler: Profiler) -> None:
