@@ -309,6 +309,8 @@ class Runtime:
         predicate: Future | None = None,
         otherwise: Any = None,
     ) -> int:
+        if self._replayed is not None:  # also where this rank has nothing to do for the launch
+            self._leave_replay()
         if self._recorder is None:
             self._loops.saw(binding)
         else:
@@ -488,10 +490,13 @@ class Runtime:
         recorder, self._recorder = self._recorder, None
         return recorder.recording(self._distributor.states)
 
-    def states_are(self, states: States) -> FieldKey | None:
+    def states_are(self, states: States) -> str | None:
         """A field that does not lie as it should; None if all do."""
         now: Mapping[FieldKey, FieldState] = self._distributor.states
-        return next((key for key, state in states.items() if now[key] is not state), None)
+        for key, state in states.items():
+            if now[key] is not state:
+                return f"{self._regions[key[0]].name}.{key[1]}"
+        return None
 
     def replay(self, template: Template, *, is_recurrent: bool) -> None:
         """Run what was recorded."""
