@@ -84,7 +84,7 @@ print(counting.explain())
 #   the body runs
 # moved: total 88892
 # again: total 88892
-# because: precondition: field value of region 0 lies elsewhere
+# because: precondition: x.value does not lie where it did
 # refused: the body of a trace reads a future, which a replay could not do: return it, and read it
 #     behind the trace
 # refused: parameter by is read inside a trace, expected it as an argument of a launch only; what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from numbers import Number
 from typing import Any
 
 from specinfer.runtime.binding import Binding
@@ -64,8 +65,8 @@ class Recorder:
             if value in self.results:
                 return "result", self.results.index(value)
             return "future from before the trace", id(value)
-        if isinstance(value, FutureMap):
-            return tuple(self._comparable(future) for future in value)
-        if isinstance(value, int | float | str | bytes | bool | None):
+        if isinstance(value, FutureMap | tuple):
+            return tuple(self._comparable(inside) for inside in value)
+        if isinstance(value, Number | str | bytes | None):
             return value
         return id(value)

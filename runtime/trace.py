@@ -19,12 +19,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from reprlib import repr as short
 from typing import Any, Protocol
 
 from specinfer.runtime.dependence import DependenceAnalyzer
 from specinfer.runtime.errors import TraceError
 from specinfer.runtime.executor import Operation
 from specinfer.runtime.future import Future, Parameter
+from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
 from specinfer.runtime.replication import Launched
@@ -49,7 +51,7 @@ class Issued:
 
     what: Hashable
     values: tuple[tuple[str, Hashable], ...]
-    launch: object
+    launch: Launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class Host(Protocol):
         """What was issued since then."""
         ...
 
-    def states_are(self, states: States) -> FieldKey | None:
+    def states_are(self, states: States) -> str | None:
         """A field that does not lie as it should; None if all do."""
         ...
 
@@ -245,7 +247,7 @@ class Trace:
                 self.stats.elided += is_recurrent
                 self._templates.move_to_end(key)
                 return template.answer
-            missed = f"precondition: field {moved[1]} of region {moved[0]} lies elsewhere"
+            missed = f"precondition: {moved} does not lie where it did"
         if missed is not None:
             self._miss(missed)
         return self._analyse(bucket, key)
@@ -316,12 +318,18 @@ def difference(one: Recording, other: Recording) -> str | None:
     """Why two runs of a body are not the same; None if they are."""
     for at, (first, second) in enumerate(zip(one.issued, other.issued, strict=False)):
         if first.what != second.what:
-            return f"diverged: launch {at} was {first.launch}, then {second.launch}"
+            was, now = str(first.launch), str(second.launch)
+            if was == now:
+                now = "the same of another partition, projection or task of that name"
+            return f"diverged: launch {at} was {was}, then {now}"
         for (name, value), (_, changed) in zip(first.values, second.values, strict=True):
             if value != changed:
+                was, now = short(first.launch.values[name]), short(second.launch.values[name])
+                if was == now:
+                    now = "another object like it"
                 return (
-                    f"diverged: {name} of launch {at}, {second.launch}, was {value}, then "
-                    f"{changed}; what differs from run to run must be a parameter of the trace"
+                    f"diverged: {name} of launch {at}, {second.launch}, was {was}, then {now}; "
+                    "what differs from run to run must be a parameter of the trace"
                 )
     if len(one.issued) != len(other.issued):
         return f"diverged: {len(one.issued)} launches, then {len(other.issued)}"
