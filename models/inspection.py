@@ -59,11 +59,11 @@ def record_step(program: Program, dtype: torch.dtype = torch.float32) -> nx.DiGr
     }
     limits = BatchLimits(rows=1, requests=1, context=PAGE_SLOTS, nodes=1, logit_rows=1)
     regions = weight_regions(runtime, weights)
-    Model(runtime, program, regions, limits, 2 * PAGE_SLOTS, dtype).forward(_one_row())
+    Model(runtime, program, regions, limits, 2 * PAGE_SLOTS, dtype).forward(one_row())
     return executor.graph
 
 
-def _one_row() -> TokenBatch:
+def one_row() -> TokenBatch:
     """The first token of a request."""
     return TokenBatch(
         tokens=np.zeros(1, np.int64),

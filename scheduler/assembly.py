@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,18 +18,23 @@ from specinfer.models.definition import Definition
 from specinfer.models.graph import Graph
 from specinfer.models.model import Model, memory_bytes, weight_regions
 from specinfer.models.packing import factors, pack_weights
+from specinfer.models.parallel import AXIS
 from specinfer.models.progress import Progress
 from specinfer.models.weights import load_weights
 from specinfer.ops.attention import PAGE_SLOTS
+from specinfer.runtime.config import read_yaml
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.executor import Executor
+from specinfer.runtime.executor.in_order import InOrderExecutor
 from specinfer.runtime.executor.serial import SerialExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
+from specinfer.runtime.machine.start import machine_here
+from specinfer.runtime.mapper.yaml import YamlMapper
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
-from specinfer.scheduler.config import EXECUTORS, BatchConfig, NGram
+from specinfer.scheduler.config import EXECUTORS, BatchConfig, NGram, ParallelConfig
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_slots import KVSlots
@@ -57,6 +63,11 @@ class Plan:
     expansion: Sequence[int] = ()
 
     @property
+    def prefix(self) -> str:
+        """What the names of its weights' regions start with."""
+        return f"{self.name}."
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """The definition's parameters, with this checkpoint's values."""
         return self.definition.evaluate(self.checkpoint.config, **self._overrides)
@@ -71,29 +82,61 @@ class Plan:
         return {} if self.layers is None else {"layers": self.layers}
 
 
-def new_runtime(executor: str, dtype: torch.dtype, profiler: Profiler | None = None) -> Runtime:
-    """A runtime on this machine's CPU.
+def new_runtime(
+    executor: str,
+    dtype: torch.dtype,
+    profiler: Profiler | None = None,
+    *,
+    parallel: ParallelConfig | None = None,
+    rules: Sequence[Mapping[str, Any]] = (),
+) -> Runtime:
+    """A runtime on the CPUs of this process, or of all ranks that ``mpirun`` has started.
 
     Args:
         executor: ``serial`` or ``threads``.
         dtype: of weights, activations and K/V.
         profiler: is told what runs, if there is one.
+        parallel: how the work is spread over the ranks.
+        rules: which launches are divided over them, as in a mapper's YAML.
 
     Raises:
-        ConfigError: another executor.
+        ConfigError: another executor, or another number of ranks than there are.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f"executor is {executor!r}, expected {' or '.join(EXECUTORS)}")
     # NumPy, and so Numba, has no bfloat16; only its weights are packed.
     processors = ("numba", "cpu") if dtype == torch.float32 else ("packed", "cpu")
+    machine = machine_here()
+    parallel = parallel or ParallelConfig()
+    tensor = parallel.tensor
+    if tensor != machine.num_ranks:
+        raise ConfigError(
+            f"parallel.tensor is {tensor}, but the program runs on {machine.num_ranks} ranks; "
+            f"expected `mpirun -n {tensor}`, or parallel.tensor={machine.num_ranks}"
+        )
+    if machine.num_ranks > 1 and executor != "serial":
+        raise ConfigError(f"executor is {executor!r}, expected serial on several ranks")
+    chosen: Executor
     if executor == "threads":
         # The workers share the cores: each task gets one of them.
         workers = torch.get_num_threads()
-        start = partial(torch.set_num_threads, 1)
-        chosen: Executor = ThreadedExecutor(workers, start)
+        chosen = ThreadedExecutor(workers, partial(torch.set_num_threads, 1))
     else:
-        chosen = SerialExecutor()
-    return Runtime(ProfilingExecutor(chosen, profiler) if profiler else chosen, processors)
+        chosen = InOrderExecutor() if machine.num_ranks > 1 else SerialExecutor()
+    mapper = _mapper(parallel, processors, rules)
+    chosen = ProfilingExecutor(chosen, profiler) if profiler else chosen
+    return Runtime(chosen, machine=machine, mapper=mapper)
+
+
+def _mapper(
+    parallel: ParallelConfig, processors: Sequence[str], rules: Sequence[Mapping[str, Any]]
+) -> YamlMapper:
+    """The user's rules, then the models'."""
+    given = read_yaml(Path(parallel.mapper)) if parallel.mapper else {}
+    if not isinstance(given, dict) or not isinstance(given.get("launches", []), list):
+        raise ConfigError(f"{parallel.mapper}: expected a mapping with a list `launches`")
+    own = {"mesh": {AXIS: parallel.tensor}, "processors": list(processors)}
+    return YamlMapper(own | given | {"launches": [*given.get("launches", []), *rules]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +164,7 @@ class Assembly:
         """
         program = compile_graph(llm.graph)
         self._sizes(program, sum(map(_num_nodes, drafts)))  # refused before weights are read
-        weights = self._weights(llm.checkpoint, program, progress)
+        weights = self._weights(llm, program, progress)
         speculators: list[Speculator] = []
         for draft in drafts:
             if isinstance(draft, NGram):
@@ -130,21 +173,24 @@ class Assembly:
             else:
                 ssm = compile_graph(draft.graph)
                 shared = draft.checkpoint is llm.checkpoint
-                own = weights if shared else self._weights(draft.checkpoint, ssm, progress)
+                own = weights if shared else self._weights(draft, ssm, progress)
                 decoder = self._decoder(ssm, own, _num_nodes(draft))
                 speculators.append(SSMSpeculator(draft.name, decoder, draft.expansion))
         nodes = sum(speculator.max_nodes for speculator in speculators)
         return Engine(self._decoder(program, weights, nodes), speculators)
 
-    def _weights(
-        self, checkpoint: Checkpoint, program: Program, progress: Progress
-    ) -> dict[str, Region]:
-        weights = load_weights(checkpoint, program.weights, self.dtype, progress)
-        return weight_regions(self.runtime, pack_weights(program, weights))
+    def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
+        weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)
+        if self.runtime.num_ranks == 1:  # a packed matrix cannot be divided
+            weights = pack_weights(program, weights)
+        return weight_regions(self.runtime, weights, plan.prefix)
 
     def _step_cost(self, program: Program, weights: Mapping[str, Region]) -> StepCost:
         arrays = [self.runtime.read(weights[name].part()) for name in factors(program)]
-        return measure_step_cost([array for array in arrays if isinstance(array, torch.Tensor)])
+        cost = measure_step_cost([array for array in arrays if isinstance(array, torch.Tensor)])
+        # Times differ from rank to rank; trees must not.
+        agreed: StepCost = self.runtime.agree(cost)
+        return agreed
 
     def _sizes(self, program: Program, nodes: int) -> tuple[BatchLimits, KVSlots]:
         """The largest batch, and the K/V slots, of a model for trees of ``nodes`` nodes."""

@@ -132,6 +132,22 @@ class BatchConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """How the work is spread over the ranks that ``mpirun -n`` starts.
+
+    Attributes:
+        tensor: ranks that every layer is divided over.
+        mapper: path of a mapper's YAML, whose rules come before those of the models; empty: none.
+    """
+
+    tensor: int = 1
+    mapper: str = ""
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "tensor")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingConfig:
     """A whole engine.
 
@@ -143,6 +159,7 @@ class ServingConfig:
         drafts: the speculators, merged; empty for incremental decoding.
         batch: how much is done at once.
         generation: how texts are written.
+        parallel: how the work is spread over ranks.
     """
 
     model: str = DEFAULT_MODEL
@@ -152,6 +169,7 @@ class ServingConfig:
     drafts: tuple[Draft, ...] = (NGram(),)
     batch: BatchConfig = field(default_factory=BatchConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -17,6 +17,7 @@ from specinfer.models.checkpoint import Checkpoint, open_checkpoint
 from specinfer.models.compiler import compile_graph
 from specinfer.models.definition import definition_for, load_definition
 from specinfer.models.fetch import fetch, home_from_environment, locate
+from specinfer.models.parallel import tensor_rules
 from specinfer.models.progress import Progress, silent
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.profile.profiler import Profiler
@@ -29,6 +30,7 @@ from specinfer.scheduler.config import (
     Draft,
     GenerationConfig,
     NGram,
+    ParallelConfig,
     PrefixSSM,
     ServingConfig,
 )
@@ -115,7 +117,11 @@ class LLM:
             config.model, definition=definition, dtype=config.dtype, home=home, progress=progress
         )
         llm.compile(
-            config.generation, ssms=config.drafts, batch=config.batch, executor=config.executor
+            config.generation,
+            ssms=config.drafts,
+            batch=config.batch,
+            executor=config.executor,
+            parallel=config.parallel,
         )
         return llm
 
@@ -160,6 +166,7 @@ class LLM:
         ssms: Sequence[Draft] = (),
         batch: BatchConfig | None = None,
         executor: str = "serial",
+        parallel: ParallelConfig | None = None,
         profiler: Profiler | None = None,
     ) -> None:
         """Read the weights and make an engine of this LLM and its speculators.
@@ -169,6 +176,7 @@ class LLM:
             ssms: speculators, whose trees are merged; none for incremental decoding.
             batch: how much is done at once.
             executor: ``serial`` or ``threads``.
+            parallel: how the work is spread over the ranks of ``mpirun``.
             profiler: is told of tasks and requests, if there is one.
 
         Raises:
@@ -179,7 +187,9 @@ class LLM:
         torch.set_grad_enabled(False)
         # An SSM that does not fit is refused before the slow reading of weights.
         plans = [draft if isinstance(draft, NGram) else self.plan(draft) for draft in ssms]
-        runtime = new_runtime(executor, self._dtype, profiler)
+        models = [self.plan(), *(plan for plan in plans if isinstance(plan, Plan))]
+        rules = [rule for plan in models for rule in tensor_rules(plan.graph, plan.prefix)]
+        runtime = new_runtime(executor, self._dtype, profiler, parallel=parallel, rules=rules)
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
         self._lanes = RequestLanes(profiler) if profiler else None
         self._engine = assembly.engine(self.plan(), plans, self._progress)

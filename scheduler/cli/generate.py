@@ -16,12 +16,14 @@ from rich.style import Style
 
 from specinfer.models.fetch import home_from_environment
 from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.profile.timeline import write_profile
 from specinfer.scheduler.cli import options
 from specinfer.scheduler.cli.bring import bring
 from specinfer.scheduler.cli.progress import progress_bar
 from specinfer.scheduler.cli.prompts import read_prompts
+from specinfer.scheduler.cli.ranks import gather_profile, on_first
 
 if TYPE_CHECKING:  # these import torch: only when the command runs
     from specinfer.scheduler.cli.fetch import Subparsers
@@ -112,9 +114,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--show-tree is {args.show_tree}, expected at least 0")
     if args.profile and not args.profile.absolute().parent.is_dir():
         raise ConfigError(f"--profile {args.profile}: there is no such folder")
-    prompts = read_prompts(args.prompts, args.file, sys.stdin)
-    profiler = Profiler() if args.profile else None
-    is_quiet = args.quiet or not sys.stderr.isatty()
+    machine = machine_here()
+    rank = machine.ranks[0]
+    prompts = on_first(machine, lambda: read_prompts(args.prompts, args.file, sys.stdin))
+    profiler = Profiler(rank) if args.profile else None
+    is_quiet = args.quiet or not sys.stderr.isatty() or rank > 0
+    on_first(machine, lambda: _bring(config, quiet=is_quiet))
     llm = _load(config, prompts, profiler, is_raw=args.raw, is_quiet=is_quiet)
     console = _console(args.color, stderr=True)
     requests = llm.submit(_inputs(llm, prompts, is_raw=args.raw))
@@ -131,8 +136,19 @@ def run(args: argparse.Namespace) -> int:
 
         print_stats(llm.stats, console)
     if profiler:
-        write_profile(profiler.profile(), args.profile)
+        profile = gather_profile(machine, profiler)
+        if profile is not None:
+            write_profile(profile, args.profile)
     return 0
+
+
+def _bring(config: ServingConfig, *, quiet: bool) -> None:
+    """Have all models on this machine."""
+    home = home_from_environment()
+    bring(config.model, home, quiet=quiet)
+    for draft in config.drafts:
+        if name := getattr(draft, "model", None):
+            bring(name, home, quiet=quiet)
 
 
 def _load(
@@ -144,11 +160,6 @@ def _load(
     is_quiet: bool,
 ) -> LLM:
     """Open the model, refuse prompts that it cannot serve, and only then read the weights."""
-    home = home_from_environment()
-    bring(config.model, home, quiet=is_quiet)
-    for draft in config.drafts:
-        if name := getattr(draft, "model", None):
-            bring(name, home, quiet=is_quiet)
     bar = progress_bar("reading weights", Console(stderr=True, quiet=is_quiet), transient=True)
     with bar as progress:
         from specinfer.scheduler.llm import LLM
@@ -157,7 +168,7 @@ def _load(
             config.model,
             definition=config.definition or None,
             dtype=config.dtype,
-            home=home,
+            home=home_from_environment(),
             progress=progress,
         )
         llm.check(_inputs(llm, prompts, is_raw=is_raw), config.generation, batch=config.batch)
@@ -166,6 +177,7 @@ def _load(
             ssms=config.drafts,
             batch=config.batch,
             executor=config.executor,
+            parallel=config.parallel,
             profiler=profiler,
         )
     return llm

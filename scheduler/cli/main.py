@@ -14,6 +14,7 @@ from typing import NoReturn
 from specinfer import __version__
 from specinfer.runtime.errors import ConfigError, SpecInferError
 from specinfer.scheduler.cli import fetch, generate, inspect, profile
+from specinfer.scheduler.cli.ranks import speaking_once
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
 
@@ -42,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # at full speed made texts ten times slower; a short wait costs nothing where none does.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
-        args = _parser().parse_args(argv)
-        code: int = args.run(args)
-        sys.stdout.flush()  # here, where a closed pipe is still ours to handle
+        with speaking_once():
+            args = _parser().parse_args(argv)
+            code: int = args.run(args)
+            sys.stdout.flush()  # here, where a closed pipe is still ours to handle
         return code
     except SpecInferError as error:
         print(f"specinfer: error: {' '.join(str(error).split())}", file=sys.stderr)

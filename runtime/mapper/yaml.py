@@ -1,0 +1,246 @@
+"""A mapper written as YAML: rules for launches, by the names of tasks and regions.
+
+The first rule that fits a launch decides; a launch without one follows its data.
+
+    mesh: {tensor: 2}
+    launches:
+      - {region: "*.q_proj.weight", divide: features, over: tensor, units: 3}
+      - {task: add, divide: rows, over: tensor}
+      - {task: argmax, on: 0}
+      - {task: "embed*", everywhere: true}
+      - {task: linear, divide: {features: tensor, rows: data}}
+    points: blocks
+    messages: [broadcast]
+    traces: {"draft*": false}
+    memories: {"kv*": cpu}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from specinfer.runtime.binding import Binding
+from specinfer.runtime.config import read_yaml
+from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings, Where
+from specinfer.runtime.mesh import Mesh
+from specinfer.runtime.partition import Colour, Projected
+from specinfer.runtime.region import Region
+from specinfer.runtime.sharding import Block, share
+
+POINTS = ("blocks", "cyclic", "everywhere")
+TRANSFERS = ("send", "broadcast", "all-gather", "all-to-all")
+KEYS = ("mesh", "processors", "launches", "points", "messages", "traces", "memories", "priorities")
+RULE_KEYS = ("task", "region", "divide", "over", "units", "on", "everywhere")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Where the launches run that fit it.
+
+    Attributes:
+        where: its place in the file, for messages.
+        task: pattern of the task's name.
+        region: pattern of the name of some region argument; None: any will do.
+        divide: mesh axis by axis of the task; empty: not divided.
+        units: block bounds lie at multiples of an axis' extent by this; None: anywhere.
+        on: the rank that runs it; None: all do.
+    """
+
+    where: str
+    task: str
+    region: str | None
+    divide: Mapping[str, str]
+    units: int | None
+    on: int | None
+
+    def fits(self, launch: Binding) -> bool:
+        """Whether it decides about a launch."""
+        if not fnmatchcase(launch.task.name, self.task):
+            return False
+        return self.region is None or any(
+            fnmatchcase(region_of(argument).name, self.region)
+            for argument in launch.regions.values()
+        )
+
+    def place(self, launch: Binding, mesh: Mesh) -> Where:
+        """Its answer."""
+        if self.on is not None:
+            return On(self.on)
+        if not self.divide:
+            return Everywhere()
+        divided: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
+        for axis, over in self.divide.items():
+            blocks = self._blocks(launch, axis, mesh.size(over))
+            if blocks is None:
+                return Everywhere()
+            divided[over] = axis, blocks
+        return Divided(divided)
+
+    def _blocks(self, launch: Binding, axis: str, ranks: int) -> tuple[Block, ...] | None:
+        if axis not in launch.task.division.names:
+            known = ", ".join(launch.task.division.names) or "none"
+            raise ConfigError(
+                f"{self.where}: divides {launch} along {axis!r}, expected an axis of "
+                f"the task: {known}"
+            )
+        count = launch.units(axis).count
+        if self.units is None:
+            return share(count, ranks)
+        if count % self.units:
+            raise ConfigError(
+                f"{self.where}.units is {self.units}, expected a divisor of the {count} units of "
+                f"axis {axis} in {launch}"
+            )
+        if self.units < ranks:
+            return None  # some rank would get nothing of what cannot be cut
+        size = count // self.units
+        return tuple((low * size, high * size) for low, high in share(self.units, ranks))
+
+
+class YamlMapper(Mapper):
+    """Rules for launches, from a file or a mapping.
+
+    Args:
+        source: path of a YAML file, or what one holds.
+
+    Raises:
+        ConfigError: a file that cannot be read, or a key or value that cannot be used.
+
+    >>> mapper = YamlMapper({"mesh": {"tensor": 2}, "launches": [{"task": "add", "on": 1}]})
+    >>> str(mapper.mesh), mapper.rules[0].on
+    ('tensor=2', 1)
+    """
+
+    def __init__(self, source: str | Path | Mapping[str, Any]) -> None:
+        data, where = (source, "mapper")
+        if isinstance(source, str | Path):
+            data, where = read_yaml(Path(source)), str(source)
+        given = _mapping(data, where)
+        _known(given, KEYS, where)
+        mesh = _mapping(given.get("mesh", {"ranks": 1}), f"{where}.mesh")
+        processors = given.get("processors", ["cpu"])
+        if not isinstance(processors, list) or not all(isinstance(p, str) for p in processors):
+            raise ConfigError(f"{where}.processors: expected a list of names, got {processors!r}")
+        super().__init__(Mesh.of(mesh), processors)
+        self.rules = tuple(
+            _rule(rule, f"{where}.launches[{i}]", self.mesh)
+            for i, rule in enumerate(_list(given.get("launches", []), f"{where}.launches"))
+        )
+        self._points = given.get("points", POINTS[0])
+        if self._points not in POINTS:
+            raise ConfigError(f"{where}.points is {self._points!r}, expected {' or '.join(POINTS)}")
+        messages = given.get("messages", False)
+        if isinstance(messages, bool):
+            messages = list(TRANSFERS) if messages else []
+        if unknown := [kind for kind in _list(messages, where) if kind not in TRANSFERS]:
+            raise ConfigError(
+                f"{where}.messages: {unknown[0]!r} is no transfer, expected some of "
+                f"{', '.join(TRANSFERS)}"
+            )
+        self._messages = frozenset(messages)
+        self._traces = _mapping(given.get("traces", {}), f"{where}.traces")
+        for pattern, value in self._traces.items():
+            if not isinstance(value, bool):
+                raise ConfigError(f"{where}.traces.{pattern}: expected true or false")
+        self._memories = _mapping(given.get("memories", {}), f"{where}.memories")
+        self._priorities = _mapping(given.get("priorities", {}), f"{where}.priorities")
+        for pattern, value in self._priorities.items():
+            if type(value) is not int:
+                raise ConfigError(f"{where}.priorities.{pattern}: expected a number")
+
+    def place(self, launch: Binding, shardings: Shardings) -> Where:
+        """By the first rule that fits, else where its data are."""
+        for rule in self.rules:
+            if rule.fits(launch):
+                return rule.place(launch, self.mesh)
+        return super().place(launch, shardings)
+
+    def shard(self, launch: Binding, point: Colour, number: int, count: int) -> int | None:
+        """Blocks of points, or one point after another, or every point everywhere."""
+        if self._points == "everywhere" and launch.task.is_pure:
+            return None
+        if self._points == "cyclic":
+            return number % self.mesh.num_ranks
+        return super().shard(launch, point, number, count)
+
+    def priority(self, launch: Binding) -> int:
+        """Of the first pattern that fits the task."""
+        return int(_first(self._priorities, launch.task.name, 0))
+
+    def memory(self, region: Region) -> str:
+        """Of the first pattern that fits the region."""
+        return str(_first(self._memories, region.name, super().memory(region)))
+
+    def as_messages(self, kind: str, num_bytes: int) -> bool:
+        """As listed."""
+        return kind in self._messages
+
+    def replays(self, trace: str) -> bool:
+        """Of the first pattern that fits the trace."""
+        return bool(_first(self._traces, trace, True))
+
+
+def region_of(argument: Any) -> Region:
+    """The region behind an argument of a launch."""
+    part = argument.partition.whole if isinstance(argument, Projected) else argument
+    region: Region = part.region
+    return region
+
+
+def _rule(data: Any, where: str, mesh: Mesh) -> Rule:
+    given = _mapping(data, where)
+    _known(given, RULE_KEYS, where)
+    if not {"task", "region"} & set(given):
+        raise ConfigError(f"{where}: expected `task` or `region`, or both")
+    if len({"divide", "on", "everywhere"} & set(given)) != 1:
+        raise ConfigError(f"{where}: expected one of `divide`, `on` and `everywhere`")
+    for name in ("task", "region", "over"):
+        if not isinstance(given.get(name, ""), str):
+            raise ConfigError(f"{where}.{name}: expected a text, got {given[name]!r}")
+    for name in ("units", "on"):
+        if name in given and (type(given[name]) is not int or given[name] < (name == "units")):
+            raise ConfigError(f"{where}.{name}: expected a number, got {given[name]!r}")
+    if "on" in given and given["on"] >= mesh.num_ranks:
+        raise ConfigError(f"{where}.on is {given['on']}, but the mesh {mesh} has ranks from 0 on")
+    if given.get("everywhere", True) is not True:
+        raise ConfigError(f"{where}.everywhere: expected true, or no such key")
+    divide = given.get("divide", {})
+    if isinstance(divide, str):
+        if "over" not in given:
+            raise ConfigError(f"{where}.over: missing; expected an axis of the mesh {mesh}")
+        divide = {divide: given["over"]}
+    divide = _mapping(divide, f"{where}.divide")
+    for axis in divide.values():
+        mesh.size(axis)
+    units = given.get("units")
+    return Rule(where, given.get("task", "*"), given.get("region"), divide, units, given.get("on"))
+
+
+def _first(patterns: Mapping[str, Any], name: str, otherwise: Any) -> Any:
+    for pattern, value in patterns.items():
+        if fnmatchcase(name, pattern):
+            return value
+    return otherwise
+
+
+def _mapping(data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise ConfigError(f"{where}: expected a mapping, got {data!r}")
+    return dict(data)
+
+
+def _list(data: Any, where: str) -> Sequence[Any]:
+    if not isinstance(data, list | tuple):
+        raise ConfigError(f"{where}: expected a list, got {data!r}")
+    return data
+
+
+def _known(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: unknown key; known: {', '.join(known)}")
