@@ -11,7 +11,7 @@ from specinfer.runtime.agreement import Agreement
 from specinfer.runtime.binding import Binding, bind_index, bind_single
 from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
 from specinfer.runtime.distributor import Distributor
-from specinfer.runtime.errors import LaunchError, PoisonedError, TraceError
+from specinfer.runtime.errors import ConfigError, LaunchError, PoisonedError, TraceError
 from specinfer.runtime.executor import Executor, Operation, ReplayingExecutor
 from specinfer.runtime.executor.in_order import InOrderExecutor
 from specinfer.runtime.executor.serial import SerialExecutor
@@ -23,7 +23,7 @@ from specinfer.runtime.machine import Machine
 from specinfer.runtime.machine.one import OneRank
 from specinfer.runtime.mapper import Mapper
 from specinfer.runtime.mesh import line
-from specinfer.runtime.partition import points
+from specinfer.runtime.partition import Projected, points
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.privilege import R
 from specinfer.runtime.recorder import Recorder
@@ -31,7 +31,6 @@ from specinfer.runtime.region import FieldKey, Region, Subregion
 from specinfer.runtime.task import Task
 from specinfer.runtime.trace import TEMPLATES, Recording, States, Template, Trace
 from specinfer.runtime.waiting import Observation, ValueMove
-
 
 BINDINGS = 32768
 """Checked launches that are kept: those used last."""
@@ -74,6 +73,12 @@ class Runtime:
         several = self._machine.num_ranks > 1
         self._everyone = (1 << self._machine.num_ranks) - 1
         self._executor = executor or (InOrderExecutor() if several else SerialExecutor())
+        if self._machine.control is not None and not self._executor.is_in_order:
+            raise ConfigError(
+                f"executor {type(self._executor).__name__} runs operations in an order of its own, "
+                "but each of several processes must keep that of the program, for messages to "
+                "arrive where they belong; expected InOrderExecutor"
+            )
         self._mapper = mapper or Mapper(line(self._machine.num_ranks), processors)
         self._mapper.mesh.check_ranks(self._machine.num_ranks)
         self._distributor = Distributor(self._machine, self._mapper)
@@ -169,6 +174,7 @@ class Runtime:
     def launch(
         self,
         task: Task,
+        /,
         *,
         predicate: Future | None = None,
         otherwise: Any = None,
@@ -193,6 +199,7 @@ class Runtime:
         self,
         task: Task,
         domain: int | tuple[int, ...],
+        /,
         *,
         predicate: Future | None = None,
         otherwise: Any = None,
@@ -217,7 +224,7 @@ class Runtime:
         colours = [point.colour for point in binding.points]
         return FutureMap(dict(zip(colours, futures, strict=True)))  # type: ignore[arg-type]
 
-    def bind(self, task: Task, **arguments: Any) -> Launch:
+    def bind(self, task: Task, /, **arguments: Any) -> Launch:
         """Check a launch once, to issue it many times."""
         binding = self._bind(task, arguments)
         return Launch(binding, {n: v for n, v in arguments.items() if n not in binding.regions})
@@ -251,6 +258,7 @@ class Runtime:
                 binding = bind_single(task, arguments)
             else:
                 binding = bind_index(task, points(domain), arguments)
+            self._check_own(binding)
             if key:
                 self._bindings[key] = binding
                 if len(self._bindings) > BINDINGS:
@@ -259,6 +267,16 @@ class Runtime:
             self._bindings.move_to_end(key)
         return binding
 
+    def _check_own(self, binding: Binding) -> None:
+        """Numbers of regions mean something in their own runtime only."""
+        for name, argument in binding.regions.items():
+            part = argument.partition.whole if isinstance(argument, Projected) else argument
+            known = self._regions[part.region.id : part.region.id + 1]
+            if part.region not in known:
+                raise LaunchError(
+                    f"task {binding.task.name}: argument {name}, {argument}, is of another runtime"
+                )
+
     def _issue(
         self,
         binding: Binding,
@@ -266,6 +284,11 @@ class Runtime:
         predicate: Future | None,
         otherwise: Any,
     ) -> list[Future]:
+        if predicate is not None and not isinstance(predicate, Future):
+            raise LaunchError(
+                f"task {binding.task.name}: predicate is {type(predicate).__name__}, expected the "
+                "future of a launch"
+            )
         launch = self._begin(binding, arguments, predicate, otherwise)
         if self._machine.num_ranks > 1:
             self._spread(binding, arguments, predicate)
@@ -362,15 +385,16 @@ class Runtime:
 
     # Waiting
 
-    def read(self, part: Subregion) -> Any:
+    def read(self, part: Subregion | Region) -> Any:
         """The memory of a one-field subregion, once every launch that writes it has run.
 
-        On several ranks every one gets it.
+        It is no copy: later launches may change it. On several ranks every one gets it.
 
         Raises:
             PoisonedError: a task raised that should have made it.
             TraceError: inside a trace.
         """
+        part = part.part() if isinstance(part, Region) else part
         self._refuse_in_trace(f"reads {part}")
         self._say("read", {"part": part})
         (field,) = part.fields

@@ -62,6 +62,12 @@ class Future:
         self._host.settle(self)
         return self._value
 
+    def __bool__(self) -> bool:
+        raise LaunchError(
+            f"the future of launch {self.launch} is used as a truth value, which it does not have "
+            "yet; expected `.get()`, or the future as the predicate of a launch"
+        )
+
     def put(self, value: Any) -> None:
         """Give it its value."""
         self._value = value

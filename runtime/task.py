@@ -9,8 +9,12 @@ from typing import Any
 
 from specinfer.runtime.errors import LaunchError
 from specinfer.runtime.privilege import Privilege
+from specinfer.runtime.reduction import reduction
 
 TaskFunction = Callable[..., Any]
+
+RESERVED = frozenset({"predicate", "otherwise"})
+"""Names of what every launch may be given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +184,8 @@ def task(
     (('x', 'y', 'factor'), 'WD', ['rows'])
 
     Raises:
-        LaunchError: a privilege for an argument that the function does not take, or axes for one
-            without a privilege.
+        LaunchError: a privilege for an argument that the function does not take, axes for one
+            without a privilege, an unknown reduction, or an argument of a reserved name.
     """
 
     def declare(function: TaskFunction) -> Task:
@@ -191,6 +195,14 @@ def task(
                 f"task {function.__name__}: privilege for {min(unknown)!r}, "
                 f"expected one of {parameters}"
             )
+        if taken := RESERVED & set(parameters):
+            raise LaunchError(
+                f"task {function.__name__}: has an argument {min(taken)!r}, which launches have "
+                "themselves"
+            )
+        for privilege in privileges.values():
+            if privilege.op is not None:
+                reduction(privilege.op)
         if unknown := set(axes or ()) - set(privileges):
             raise LaunchError(
                 f"task {function.__name__}: axes for {min(unknown)!r}, which has no privilege"
