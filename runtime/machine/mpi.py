@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
+from weakref import finalize
 
 import numpy as np
 from mpi4py import MPI
@@ -358,6 +359,8 @@ class _Messages(_Operation):
         self._sent: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._received: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._requests: list[MPI.Prequest] = []
+        # Requests that are not given back keep their communicator.
+        finalize(self, _free, self._requests).atexit = False
         own = instances.rank
         # Messages between two ranks arrive in the order in which they are sent.
         for move in copy.moves:
@@ -379,6 +382,12 @@ class _Messages(_Operation):
         MPI.Request.Waitall(self._requests)
         for array, buffer in self._received:
             array[...] = buffer
+
+
+def _free(requests: Sequence[MPI.Prequest]) -> None:
+    if not MPI.Is_finalized():
+        for request in requests:
+            request.Free()
 
 
 def _itemsize(instances: Instances, key: FieldKey) -> int:
