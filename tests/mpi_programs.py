@@ -1,0 +1,41 @@
+"""Runs random programs on the ranks of MPI: ``mpirun -n 2 python -m mpi4py tests/mpi_programs.py``.
+
+Every rank compares what it sees with what the program means. Arguments: the first seed, and how
+many programs.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from meaning import meaning_of
+from mpi4py import MPI
+from random_mapper import RandomMapper
+from running import check
+from strategies import random_program
+
+from specinfer.runtime.machine.mpi import MPIRanks
+
+
+def main(first: int, count: int) -> None:
+    """Run the programs; the first failure ends all ranks."""
+    world = MPI.COMM_WORLD
+    seed = first
+    try:
+        for seed in range(first, first + count):
+            program = random_program(seed)
+            mapper = None if seed % 3 == 0 else RandomMapper(world.size, seed)
+            machine = MPIRanks()
+            check(program, meaning_of(program), machine=machine, mapper=mapper, traced=seed % 4 > 0)
+    except BaseException:
+        print(f"rank {world.rank}, seed {seed}:", flush=True)
+        traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
+        world.Abort(1)
+    if world.rank == 0:
+        print(f"{count} programs on {world.size} ranks")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
