@@ -23,6 +23,7 @@ from specinfer.runtime.machine import Machine
 from specinfer.runtime.machine.one import OneRank
 from specinfer.runtime.mapper import Mapper
 from specinfer.runtime.mesh import line
+from specinfer.runtime.observer import Observer
 from specinfer.runtime.partition import Projected, points
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.privilege import R
@@ -45,6 +46,7 @@ class Runtime:
             its own.
         machine: ranks and their memories; by default this process alone.
         mapper: says where launches run.
+        observer: is told what the program issues; see :mod:`specinfer.runtime.oplog`.
 
     >>> import numpy as np
     >>> from specinfer.runtime.privilege import RW
@@ -68,6 +70,7 @@ class Runtime:
         *,
         machine: Machine | None = None,
         mapper: Mapper | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._machine: Machine = machine or OneRank()
         several = self._machine.num_ranks > 1
@@ -90,6 +93,7 @@ class Runtime:
         self._num_operations = 0
         self._attached = 0
         self._recorder: Recorder | None = None
+        self._observer = observer
         self._replayed: tuple[Template, int] | None = None
         control = self._machine.control
         self._agreement = None if control is None else Agreement(control)
@@ -145,8 +149,7 @@ class Runtime:
         """
         self.fence()
         self._attach(region, field, array)
-        self._distributor.forget((region.id, field), region)
-        self._attached += 1
+        self._exchanged(region, field)
 
     def detach(self, region: Region, field: str) -> Any:
         """Give the memory of a field back, with the values of all ranks in it.
@@ -156,14 +159,19 @@ class Runtime:
         array = self.read(region.part(None, field))
         for rank in self._machine.ranks:
             self._machine.instances(rank).detach((region.id, field))
-        self._distributor.forget((region.id, field), region)
-        self._attached += 1
+        self._exchanged(region, field)
         return array
 
     def _attach(self, region: Region, field: str, array: Any) -> None:
         array = region.check(field, array)
         for rank in self._machine.ranks:
             self._machine.instances(rank).attach((region.id, field), array)
+
+    def _exchanged(self, region: Region, field: str) -> None:
+        self._distributor.forget((region.id, field), region)
+        self._attached += 1
+        if self._observer is not None:
+            self._observer.exchanged(self._num_operations, (region.id, field))
 
     def array(self, region: Region, field: str) -> Any:
         """This process's memory of a field as it is now, without waiting: for a look."""
@@ -349,12 +357,17 @@ class Runtime:
             )
             if self._recorder is not None:
                 self._recorder.launches.append(entry)
+        if self._observer is not None:
+            is_predicated = predicate is not None
+            self._observer.launched(self._num_operations, binding, is_predicated=is_predicated)
         return launch
 
     def _say(self, what: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Something that is no launch, and must be the same on all ranks."""
         if self._agreement is not None:
             self._agreement.history.say(self._num_operations, what, arguments)
+        if self._observer is not None:
+            self._observer.said(self._num_operations, what)
 
     def _spread(
         self, binding: Binding, arguments: Mapping[str, Any], predicate: Future | None
@@ -531,6 +544,8 @@ class Runtime:
                 future.clear()
         if self._agreement is not None:
             self._agreement.history.replay(self._num_operations, recording.launches)
+        if self._observer is not None:
+            self._observer.replayed(self._num_operations, recording.issued)
         if executor.is_in_order:
             cast(ReplayingExecutor, executor).replay(
                 self._num_operations, template.calls, recording.operations

@@ -42,7 +42,8 @@ class Recorder:
                 self._before.setdefault(key, states[key])
         values = {n: v for n, v in arguments.items() if n not in binding.regions}
         compared = tuple((name, self._comparable(value)) for name, value in values.items())
-        self._issued.append(Issued(binding, compared, Launch(binding, values)))
+        launch = Launch(binding, values)
+        self._issued.append(Issued(binding, compared, launch, len(self.operations)))
         if not binding.task.is_capturable:
             self._refusal = f"not capturable: task {binding.task.name}"
 

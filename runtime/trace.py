@@ -47,11 +47,13 @@ class Issued:
         what: the task with its regions.
         values: the other arguments, by parameter.
         launch: it, for people.
+        first: number of the run's operations before it.
     """
 
     what: Hashable
     values: tuple[tuple[str, Hashable], ...]
     launch: Launch
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
