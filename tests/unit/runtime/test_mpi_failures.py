@@ -173,7 +173,7 @@ def test_ranks_that_run_the_same_program_never_differ() -> None:
             p.say(futures[3].get(), p.read(p.x), futures.reduce(lambda one, other: one + other))
         for _ in range(10000):
             p.runtime.launch(fill, x=p.y, value=1)
-        p.say(p.read(p.y), len(p.runtime._agreement.history.unsettled))
+        p.say(len(p.runtime._agreement.history.unsettled) < 5000, p.read(p.y))
         p.runtime.close()
         p.runtime.close()
         """,
@@ -181,7 +181,7 @@ def test_ranks_that_run_the_same_program_never_differ() -> None:
     )
     said = same_on_all(outcome, 3)
     assert said[5] == "18 [15, 16, 17, 18] 66"
-    assert said[6] == "[1, 1, 1, 1] 0"
+    assert said[6] == "True [1, 1, 1, 1]"
     assert "specinfer: " not in outcome.errors
 
 
@@ -195,8 +195,11 @@ def test_a_failure_on_one_rank_is_raised_on_all_and_healthy_data_go_on() -> None
         made = p.runtime.index_launch(fail, 4, x=p.xs, where=3)
         p.runtime.index_launch(copy, 4, x=p.xs, y=p.ys)
         bumped = p.runtime.index_launch(bump, 4, x=p.ys, by=1)
+        first = p.runtime.launch(bump, x=p.region("z"), by=made[3])
+        late = p.runtime.launch(bump, x=p.y, by=1)  # on the first rank, which is well
         p.attempt("fence", p.runtime.fence)
         p.attempt("fence", p.runtime.fence)
+        p.attempt("late", late.get)
         p.attempt("part of x", lambda: p.runtime.read(p.x.rows(0, 3)).tolist())
         p.attempt("x", lambda: p.read(p.x))
         p.attempt("y", lambda: p.read(p.y))
@@ -220,6 +223,7 @@ def test_a_failure_on_one_rank_is_raised_on_all_and_healthy_data_go_on() -> None
     assert same_on_all(outcome) == [
         f"fence raises PoisonedError: {cause}",
         "fence gives None",
+        f"late raises PoisonedError: the future of launch 4 has no value: {cause}",
         "part of x gives [0, 1, 2]",
         f"x raises PoisonedError: x was never made: {cause}",
         f"y raises PoisonedError: y was never made: {cause}",
@@ -267,17 +271,16 @@ def test_a_failure_in_a_replay_is_told_and_the_next_replay_is_well() -> None:
         def body(k):
             p.runtime.index_launch(bump, 4, x=p.xs, by=0)
             made = p.runtime.index_launch(fail, 4, x=p.xs, where=k)
-            used = p.runtime.launch(scale, x=p.total, factor=made[2])
+            p.runtime.launch(fill, x=p.total, value=made[2])  # on every rank
             p.runtime.index_launch(copy, 4, x=p.xs, y=p.ys)
             return made
         step = p.runtime.trace("step", body)
-        for k in (None, None, None, None, 2, None):
-            p.runtime.index_launch(fill, 4, x=p.xs, value=2)
-            p.runtime.launch(fill, x=p.total, value=2)
+        for turn, k in enumerate((None, None, None, None, 4, None)):
+            p.runtime.index_launch(fill, 4, x=p.xs, value=turn)
             p.runtime.fence()
             replays = step.stats.replayed
             made = step(k=k)
-            if k == 2:
+            if k == 4:
                 p.say("replayed", step.stats.replayed - replays)
             p.attempt("y", lambda: p.read(p.y))
             p.attempt("made", made[1].get)
@@ -286,14 +289,16 @@ def test_a_failure_in_a_replay_is_told_and_the_next_replay_is_well() -> None:
         """
     )
     said = same_on_all(outcome)
-    well = ["y gives [2, 2, 2, 2]", "made gives 2", "total gives [2]"]
-    assert said[: 4 * 3] == 4 * well
+    well = [
+        [f"y gives [{n}, {n}, {n}, {n}]", f"made gives {n}", f"total gives [{n}]"] for n in range(6)
+    ]
+    assert said[: 4 * 3] == [line for lines in well[:4] for line in lines]
     assert said[12] == "replayed 1"
     assert said[13].startswith("y raises PoisonedError: launch ")
-    assert "raised ValueError: no 2 please on rank 0 (" in said[13]
+    assert "raised ValueError: no 4 please on rank 0 (3 more raised)" in said[13]
     assert said[14].startswith("made raises PoisonedError: the future of launch ")
     assert said[15].startswith("total raises PoisonedError: total was never made: launch ")
-    assert said[16:] == well
+    assert said[16:] == well[5]
 
 
 def test_values_of_a_trace_are_sent_again_after_each_replay() -> None:
@@ -353,8 +358,10 @@ def test_a_rank_that_calculates_for_long_is_left_alone() -> None:
     outcome = run("""
         p = Program()
         p.runtime.index_launch(bump, 4, x=p.xs, by=1)
+        p.runtime.launch(copy, x=p.x, y=p.y)
         if p.rank == 1:
             time.sleep(4 * PATIENCE_SECONDS)
+        p.runtime.fence()
         p.say(p.read(p.x))
         if p.rank == 0:
             time.sleep(4 * PATIENCE_SECONDS)
@@ -406,9 +413,9 @@ def test_closing_after_errors_does_not_wait() -> None:
 def test_communicators_are_freed() -> None:
     outcome = run("""
         import threading
-        for turn in range(700):  # there are but some thousands of them
+        for turn in range(2100):  # there are about two thousand of them
             p = Program()
-            if turn % 100 == 0:
+            if turn % 50 == 0:
                 p.runtime.index_launch(bump, 4, x=p.xs, by=1)
                 p.read(p.x)
             p.runtime.close()
