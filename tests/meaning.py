@@ -36,7 +36,7 @@ from plans import (
 Numbers = NDArray[np.int64]
 Parts = Sequence[Mapping[Colour, Box]]
 """The parts of every partition."""
-Cells = frozenset[tuple[int, ...]]
+Cells = frozenset[tuple[Any, ...]]
 Use = tuple[int, str, Cells, str]
 """Region, field, points and mode."""
 

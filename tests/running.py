@@ -95,7 +95,7 @@ def check(
     """
     machine = machine or OneRank()
     with Runtime(executor, machine=machine, mapper=mapper) as runtime:
-        run = _Run(program, meaning, runtime, machine, traced=traced)
+        run = Run(program, meaning, runtime, machine, traced=traced)
         with _telling(program):
             run.execute()
             run.compare()
@@ -111,7 +111,9 @@ def _telling(program: Program) -> Iterator[None]:
         raise CounterExample(f"{type(error).__name__}: {error}\n{program}") from error
 
 
-class _Run:
+class Run:
+    """A program while it runs: its regions, tasks and traces, and what came out so far."""
+
     def __init__(
         self,
         program: Program,

@@ -1,31 +1,24 @@
-"""Whatever runs at once, a program means what it means run one launch after another."""
+"""Dependences found are true conflicts, and all conflicts are implied by those found."""
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from strategies import (
-    Access,
-    Pick,
-    Program,
-    accesses_conflict,
-    check_effects,
-    check_order,
-    check_threads,
-    conflicting_pairs,
-    picks,
-    programs,
-)
+import random
 
-from specinfer.runtime.dependence import DependenceAnalyzer
+from hypothesis import given, settings
+from meaning import conflict, is_legal, uses
+from ordering import check_order, uses_of
+from plans import Area, LaunchPlan, PartitionPlan, Program, RegionPlan, TaskPlan, Through, parts_of
+from strategies import Pick, picks, programs, random_program
+
+from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
 from specinfer.runtime.index_space import IndexSpace
-from specinfer.runtime.launch import Requirement
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 
 KV = (0, "k")
 ALL_ROWS = IndexSpace((0,), (8,))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(program=programs(), pick=picks())
 def test_dependences_are_true_conflicts_and_imply_every_conflict(
     program: Program, pick: Pick
@@ -33,35 +26,70 @@ def test_dependences_are_true_conflicts_and_imply_every_conflict(
     check_order(program, pick, completions=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(program=programs(), pick=picks())
 def test_dependences_stay_right_while_launches_complete(program: Program, pick: Pick) -> None:
     check_order(program, pick, completions=True)
 
 
-@settings(max_examples=300, deadline=None)
-@given(program=programs(), pick=picks())
-def test_any_completion_order_is_serially_equivalent(program: Program, pick: Pick) -> None:
-    check_effects(program, pick)
-
-
-@settings(max_examples=100, deadline=None)
-@given(program=programs(max_launches=12), pick=picks())
-def test_threads_are_serially_equivalent(program: Program, pick: Pick) -> None:
-    check_threads(program, pick)
+def test_dependences_of_many_programs() -> None:
+    for seed in range(1000):
+        check_order(random_program(seed), random.Random(seed).randint, completions=seed % 2 == 0)
 
 
 def test_the_oracle_finds_the_conflicts_of_a_program_worked_out_by_hand() -> None:
-    left = Access(0, (0, 0), (2, 2), ("a",), "RW")
-    right = Access(0, (0, 2), (2, 4), ("a",), "WD")
-    middle = Access(0, (0, 1), (1, 3), ("a", "b"), "R")
-    nothing = Access(0, (1, 1), (1, 4), ("a", "b"), "RW")
-    other_field = Access(0, (0, 0), (2, 4), ("b",), "+")
-    program = Program(
-        ((2, 4),), (("a", "b"),), ((left,), (right,), (middle,), (nothing,), (other_field,))
+    accesses = (
+        (Area(0, ((0, 0), (2, 2)), ("a",)), "RW"),  # left
+        (Area(0, ((0, 2), (2, 4)), ("a",)), "WD"),  # right
+        (Area(0, ((0, 1), (1, 3)), ("a", "b")), "R"),  # middle
+        (Area(0, ((1, 1), (1, 4)), ("a", "b")), "RW"),  # nothing
+        (Area(0, ((0, 0), (2, 4)), ("b",)), "+"),  # the other field
     )
-    assert conflicting_pairs(program) == {(0, 2), (1, 2), (2, 4)}
-    assert not accesses_conflict(other_field, other_field)
+    launches = tuple(
+        LaunchPlan(number, TaskPlan("mix", (mode,), is_pure=True, returns=False), (area,))
+        for number, (area, mode) in enumerate(accesses)
+    )
+    program = Program((RegionPlan((2, 4), ("a", "b"), (True, True)),), (), (), launches)
+    used = uses_of(program)
+    found = {(i, j) for j in range(5) for i in range(j) if conflict(used[i], used[j])}
+    assert found == {(0, 2), (1, 2), (2, 4)}
+    assert not conflict(used[4], used[4])
+
+
+def test_the_oracle_knows_which_index_launches_are_allowed() -> None:
+    halo = PartitionPlan(0, ("a",), ((0,), (6,)), "restricted", ((2,), ((0,), (3,)), (3,), 1))
+    halves = PartitionPlan(0, ("a",), ((0,), (6,)), "equal", (2,))
+    partitions = (halo, halves)
+    parts = [parts_of(partition) for partition in partitions]
+    assert parts == [
+        {0: ((0,), (4,)), 1: ((2,), (6,))},
+        {0: ((0,), (3,)), 1: ((3,), (6,))},
+    ]
+
+    def launch(mode: str, partition: int, projection: str = "ID", *data: int) -> LaunchPlan:
+        task = TaskPlan("mix", (mode,), is_pure=True, returns=False)
+        return LaunchPlan(0, task, (Through(partition, projection, data),), (2,))
+
+    allowed = {
+        (mode, partition): is_legal(parts, partitions, launch(mode, partition))
+        for mode in ("R", "WD", "+")
+        for partition in (0, 1)
+    }
+    assert [where for where, is_allowed in allowed.items() if not is_allowed] == [("WD", 0)]
+    assert uses(parts, partitions, launch("R", 1, "shift", 1)) is None
+
+
+def test_points_of_one_disjoint_partition_are_compared_with_their_own_part_only() -> None:
+    analyzer, partition = DependenceAnalyzer(), object()
+    rows = [IndexSpace((row,), (row + 1,)) for row in range(8)]
+    for id, row in enumerate(rows):
+        assert analyzer.launch(id, [Requirement(KV, row, WD, partition)]) == set()
+    for id, row in enumerate(rows):
+        assert analyzer.launch(id + 8, [Requirement(KV, row, RW, partition)]) == {id}
+    # Others meet them all.
+    assert analyzer.launch(16, [Requirement(KV, ALL_ROWS, R)]) == set(range(8, 16))
+    assert analyzer.launch(17, [Requirement(KV, rows[3], WD, object())]) == {11, 16}
+    assert analyzer.launch(18, [Requirement(KV, rows[3], RW, partition)]) == {16, 17}
 
 
 def test_a_write_stands_for_the_uses_that_it_covers() -> None:
