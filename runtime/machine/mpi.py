@@ -367,13 +367,16 @@ class _Messages(_Operation):
             if own not in (move.source, move.target):
                 continue
             array = bits(instances.view(copy.key, move.space))
-            buffer = np.empty(move.space.shape, array.dtype)
+            lies_together = array.flags.c_contiguous
+            buffer = array if lies_together else np.empty(move.space.shape, array.dtype)
             if own == move.source:
-                self._sent.append((buffer, array))
                 self._requests.append(comm.Send_init(buffer, move.target))
+                if not lies_together:
+                    self._sent.append((buffer, array))
             else:
-                self._received.append((array, buffer))
                 self._requests.append(comm.Recv_init(buffer, move.source))
+                if not lies_together:
+                    self._received.append((array, buffer))
 
     def _move(self) -> None:
         for buffer, array in self._sent:
