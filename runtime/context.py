@@ -404,10 +404,15 @@ class Runtime:
         It is no copy: later launches may change it. On several ranks every one gets it.
 
         Raises:
+            LaunchError: a subregion of several fields.
             PoisonedError: a task raised that should have made it.
             TraceError: inside a trace.
         """
         part = part.part() if isinstance(part, Region) else part
+        if len(part.fields) > 1:
+            raise LaunchError(
+                f"read {part}: has {len(part.fields)} fields, expected one: `part(space, field)`"
+            )
         self._refuse_in_trace(f"reads {part}")
         self._say("read", {"part": part})
         (field,) = part.fields

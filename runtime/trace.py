@@ -25,15 +25,15 @@ from typing import Any, Protocol
 from specinfer.runtime.dependence import DependenceAnalyzer
 from specinfer.runtime.errors import TraceError
 from specinfer.runtime.executor import Operation
-from specinfer.runtime.future import Future, Parameter
+from specinfer.runtime.future import Future, FutureMap, Parameter
 from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
 from specinfer.runtime.replication import Launched
 
 States = Mapping[FieldKey, FieldState]
-_Key = tuple[tuple[Hashable, ...], Hashable]
-"""Bucket, and epoch of the runtime."""
+_Key = tuple[tuple[Hashable, ...], tuple[str, ...], Hashable]
+"""Bucket, names of parameters, and epoch of the runtime."""
 
 TEMPLATES = 16
 """Templates that a trace keeps unless told otherwise: those used last."""
@@ -229,14 +229,20 @@ class Trace:
             What the body returned: futures, which get new values in each run.
 
         Raises:
-            TraceError: the body reads something; in strict mode also a run that is no replay.
+            TraceError: the body reads something, or a parameter is a future; in strict mode also a
+                run that is no replay.
         """
         for name, value in parameters.items():
+            if isinstance(value, Future | FutureMap):
+                raise TraceError(
+                    f"trace {self.name}: parameter {name} is a future, expected a value: what is "
+                    "not known yet reaches a trace through regions"
+                )
             if name not in self._parameters:
                 self._parameters[name] = Parameter(name)
             self._parameters[name].value = value
         self._host.begin_run(self.name, bucket, parameters)
-        key = (bucket, self._host.epoch)
+        key = (bucket, tuple(parameters), self._host.epoch)
         last = self._host.last_replayed
         missed = None
         for template in self._templates.get(key, ()):
@@ -262,7 +268,7 @@ class Trace:
             f"{stats.replayed} replayed ({stats.elided} without a fence)"
         ]
         lines += (f"  {count} x {reason}" for reason, count in stats.missed.most_common())
-        for (bucket, _), templates in self._templates.items():
+        for (bucket, *_), templates in self._templates.items():
             for template in templates:
                 recording = template.recording
                 kind = "idempotent" if recording.is_idempotent else "not idempotent"
@@ -276,7 +282,7 @@ class Trace:
         """Run the body with analysis, and keep what it issued."""
         self._host.begin_recording()
         try:
-            answer = self._body(*bucket, **self._parameters)
+            answer = self._body(*bucket, **{name: self._parameters[name] for name in key[1]})
         finally:
             recording = self._host.end_recording()
         if not self._host.may_replay(self.name):

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from specinfer.runtime.context import Runtime
-from specinfer.runtime.errors import ConfigError, LaunchError
+from specinfer.runtime.errors import ConfigError, LaunchError, TraceError
 from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.future import Future
 from specinfer.runtime.machine.one import OneRank
@@ -28,6 +28,11 @@ def increment(x: NDArray[np.int64]) -> None:
 @task(x=R)
 def add_up(x: NDArray[np.int64]) -> int:
     return int(x.sum())
+
+
+@task(x=RW)
+def scale(x: NDArray[np.int64], by: int) -> int:
+    return by
 
 
 def line(runtime: Runtime, name: str) -> Region:
@@ -56,6 +61,31 @@ def test_a_future_as_a_truth_value() -> None:
     future = runtime.launch(add_up, x=line(runtime, "x"))
     with pytest.raises(LaunchError, match=r"future of launch 0 is used as a truth value"):
         bool(future)
+
+
+def test_a_future_as_the_parameter_of_a_trace() -> None:
+    runtime = Runtime()
+    x = line(runtime, "x")
+    trace = runtime.trace("step", lambda by: runtime.launch(scale, x=x, by=by))
+    with pytest.raises(TraceError, match="trace step: parameter by is a future, expected a value"):
+        trace(by=runtime.launch(add_up, x=x))
+
+
+def test_a_trace_keeps_no_parameter_of_an_earlier_run() -> None:
+    runtime = Runtime()
+    x = line(runtime, "x")
+    trace = runtime.trace("step", lambda by=7: runtime.launch(scale, x=x, by=by))
+    runs: list[dict[str, int]] = [{"by": 2}, {}, {}, {"by": 2}, {}, {"by": 3}]
+    assert [trace(**run).get() for run in runs] == [2, 7, 7, 2, 7, 3]
+    assert trace.stats.replayed == 2
+
+
+def test_a_read_of_several_fields() -> None:
+    runtime = Runtime()
+    x = runtime.region("x", (4,), {"k": "int64", "v": "int64"})
+    with pytest.raises(LaunchError, match=r"read x\.k,v: has 2 fields, expected one"):
+        runtime.read(x)
+    assert runtime.read(x.part(None, "k")).tolist() == [0, 0, 0, 0]
 
 
 def test_a_predicate_that_is_no_future() -> None:
