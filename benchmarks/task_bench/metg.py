@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from math import exp, log
 from statistics import median
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Sizes of tasks that are measured, in units of the overhead of an empty one."""
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Sizes of tasks that are measured, in units of the overhead of an empty one; up to the first that
+is efficient enough."""
+
+SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Sample:
     efficiency: float
 
 
-def metg(samples: Sequence[Sample], share: float = 0.5) -> float | None:
+def metg(samples: Sequence[Sample], share: float = SHARE) -> float | None:
     """The granularity at which the efficiency crosses ``share``; None if it never gets there.
 
     Between two samples it is interpolated over the logarithm of the granularity. If even the
@@ -69,4 +72,6 @@ def measure(
         iterations = max(1, round(factor * overhead / per_iteration))
         granularity = median(run(iterations) for _ in range(repeats)) * cores / tasks
         samples.append(Sample(granularity, iterations * per_iteration / granularity))
+        if samples[-1].efficiency > SHARE:
+            break
     return samples
