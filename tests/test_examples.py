@@ -22,6 +22,12 @@ TIMEOUT_SECONDS = 120
 PRINTS = re.compile(r"^# Prints:\n(?P<lines>(?:#.*\n)*)\Z", re.MULTILINE)
 OF_MODELS = {"build_model.py", "speculative_decoding.py", "token_tree.py"}
 RANKS, MPI_TIMEOUT_SECONDS = 4, 60
+MPI_ENVIRONMENT = {  # there may be fewer cores than ranks, and CI may be root
+    "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",  # MPICH
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",  # Open MPI, as below
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
 
 
 def printed_by(path: Path) -> str | None:
@@ -41,9 +47,7 @@ def output_of(command: Sequence[str | Path], folder: Path, timeout_seconds: floa
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",  # MPICH: there may be fewer cores than ranks
-            "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            **MPI_ENVIRONMENT,
         },
         capture_output=True,
         text=True,
