@@ -157,6 +157,7 @@ class Runtime:
         Later launches find zeros.
         """
         array = self.read(region.part(None, field))
+        self.fence()  # a task that only reads it may still have to run
         for rank in self._machine.ranks:
             self._machine.instances(rank).detach((region.id, field))
         self._exchanged(region, field)
