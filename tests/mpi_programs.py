@@ -1,16 +1,18 @@
 """Runs random programs on the ranks of MPI: ``mpirun -n 2 python -m mpi4py tests/mpi_programs.py``.
 
-Every rank compares what it sees with what the program means. Arguments: the first seed, and how
-many programs.
+Every rank compares what it sees with what the program means. Then it plays sequences of reads,
+writes and reductions, cell by cell. Arguments: the first seed, and how many programs.
 """
 
 from __future__ import annotations
 
+import random
 import sys
 import traceback
 
 from meaning import meaning_of
 from mpi4py import MPI
+from placement_laws import check_placement
 from random_mapper import RandomMapper
 from running import check
 from strategies import random_program
@@ -28,6 +30,10 @@ def main(first: int, count: int) -> None:
             mapper = None if seed % 3 == 0 else RandomMapper(world.size, seed)
             machine = MPIRanks()
             check(program, meaning_of(program), machine=machine, mapper=mapper, traced=seed % 4 > 0)
+        machine = MPIRanks()
+        for seed in range(first, first + count):
+            check_placement(random.Random(seed).randint, machine, number=seed)
+        machine.close()
     except BaseException:
         print(f"rank {world.rank}, seed {seed}:", flush=True)
         traceback.print_exc(file=sys.stdout)

@@ -1,4 +1,7 @@
-"""Placement, judged cell by cell: every rank's memory and reductions as plain dictionaries."""
+"""Placement, judged cell by cell: every rank's memory and reductions as plain dictionaries.
+
+What a machine makes of the transfers is compared with what they mean.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from running import CounterExample
 from strategies import Pick
 
 from specinfer.runtime import placement
-from specinfer.runtime.index_space import IndexSpace, whole
+from specinfer.runtime.index_space import IndexSpace
+from specinfer.runtime.machine import Machine
+from specinfer.runtime.machine.sim import SimulatedRanks
 from specinfer.runtime.placement import (
     Contribution,
     Copy,
@@ -22,24 +27,33 @@ from specinfer.runtime.placement import (
     Want,
     members,
 )
+from specinfer.runtime.region import Region
 
 Cell = tuple[int, ...]
 OPS: dict[str, tuple[Callable[[int, int], int], int]] = {
     "+": (lambda a, b: a + b, 0),
-    "max": (max, -(10**6)),
-    "min": (min, 10**6),
+    "max": (max, -(2**63)),
+    "min": (min, 2**63 - 1),
 }
-KEY = (0, "a")
 
 
-def check_placement(pick: Pick, max_steps: int = 8) -> None:
+def check_placement(
+    pick: Pick, machine: Machine | None = None, *, number: int = 0, max_steps: int = 8
+) -> None:
     """Play reads, writes and reductions by ranks, and look at every cell after each.
+
+    Args:
+        pick: what they do.
+        machine: carries it out; by default one of simulated ranks.
+        number: of the region, new to the machine.
+        max_steps: of the sequence.
 
     Raises:
         CounterExample: a rank that should hold a value does not; or data move in vain.
     """
     shape = ((4,), (3, 3))[pick(0, 1)]
-    world = _World(pick, whole(shape), pick(1, 4))
+    machine = machine or SimulatedRanks(pick(1, 4))
+    world = _World(pick, Region(number, "r", shape, {"a": "int64"}), machine)
     for _ in range(pick(1, max_steps)):
         match pick(0, 4):
             case 0 | 1:
@@ -55,10 +69,13 @@ def check_placement(pick: Pick, max_steps: int = 8) -> None:
 
 
 class _World:
-    def __init__(self, pick: Pick, space: IndexSpace, num_ranks: int) -> None:
+    def __init__(self, pick: Pick, region: Region, machine: Machine) -> None:
         self.pick = pick
-        self.space = space
-        self.num_ranks = num_ranks
+        self.machine = machine
+        machine.add_region(region)
+        self.key = (region.id, "a")
+        self.space = space = region.space
+        self.num_ranks = num_ranks = machine.num_ranks
         self.everyone = (1 << num_ranks) - 1
         self.state: FieldState = (Piece(space, self.everyone),)
         self.values = 100
@@ -66,6 +83,7 @@ class _World:
         self.main = [dict(self.true) for _ in range(num_ranks)]
         self.partial = [dict.fromkeys(self.true, 77) for _ in range(num_ranks)]
         self.story: list[str] = [f"{num_ranks} ranks, {space}"]
+        self.store()
 
     # What ranks do
 
@@ -81,7 +99,7 @@ class _World:
     def read_these(self, wants: Sequence[Want]) -> None:
         self.story.append(f"read {wants}")
         held = all(self.holds(want) for want in wants)
-        transfers, self.state = placement.read(KEY, self.state, wants)
+        transfers, self.state = placement.read(self.key, self.state, wants)
         self.expect(not (held and transfers), f"{transfers} although all is there")
         self.carry_out(transfers)
         for want in wants:
@@ -91,7 +109,7 @@ class _World:
                     found == self.true[cell],
                     f"rank {want.rank} reads {found} at {cell}, expected {self.true[cell]}",
                 )
-        again, _ = placement.read(KEY, self.state, wants)
+        again, _ = placement.read(self.key, self.state, wants)
         self.expect(not again, f"a second read moves {again}")
 
     def holds(self, want: Want) -> bool:
@@ -131,7 +149,7 @@ class _World:
             Contribution(self.box(), self.groups(grid)) for _ in range(self.pick(1, 3))
         ]
         self.story.append(f"{contributions} are reduced with {op}")
-        transfers, self.state = placement.reduce(KEY, self.state, op, contributions)
+        transfers, self.state = placement.reduce(self.key, self.state, op, contributions)
         self.carry_out(transfers)
         for contribution in contributions:
             for cell in _cells(contribution.space):
@@ -154,8 +172,10 @@ class _World:
         return IndexSpace(tuple(low for low, _ in bounds), tuple(high for _, high in bounds))
 
     def blocks(self) -> list[Want]:
-        cuts = sorted(self.pick(0, self.space.hi[0]) for _ in range(self.num_ranks - 1))
-        ends = zip([0, *cuts], [*cuts, self.space.hi[0]], strict=True)
+        cuts = sorted(self.pick(0, self.space.hi[0]) for _ in range(self.num_ranks))
+        if self.pick(0, 1):
+            cuts[-1] = self.space.hi[0]
+        ends = zip([0, *cuts], cuts, strict=False)
         return [Want(rank, self.space.along(0, *end)) for rank, end in enumerate(ends)]
 
     def grid(self) -> list[list[int]]:
@@ -187,9 +207,22 @@ class _World:
 
     # What the transfers mean
 
+    def store(self) -> None:
+        """Give the machine's memory the values that ranks should have."""
+        for rank in self.machine.ranks:
+            instances = self.machine.instances(rank)
+            for cell in self.true:
+                instances.main(self.key)[cell] = self.main[rank][cell]
+                instances.partial(self.key)[cell] = self.partial[rank][cell]
+
     def carry_out(self, transfers: Sequence[Transfer]) -> None:
+        if transfers:
+            self.store()
         for transfer in transfers:
             self.story.append(f"  {transfer}")
+            operation = self.machine.transfer(transfer, as_messages=bool(self.pick(0, 1)))
+            if operation is not None:
+                operation.run()
             match transfer:
                 case Copy():
                     self.copy(transfer)
@@ -198,6 +231,13 @@ class _World:
                 case Reset(_, rank, space, op):
                     for cell in _cells(space):
                         self.partial[rank][cell] = OPS[op][1]
+
+        for rank in self.machine.ranks if transfers else ():
+            instances = self.machine.instances(rank)
+            for cell in self.true:
+                found = instances.main(self.key)[cell], instances.partial(self.key)[cell]
+                meant = self.main[rank][cell], self.partial[rank][cell]
+                self.expect(found == meant, f"rank {rank} has {found} at {cell}, not {meant}")
 
     def copy(self, copy: Copy) -> None:
         before = [dict(memory) for memory in self.main]  # messages are packed before any arrives

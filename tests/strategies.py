@@ -94,6 +94,7 @@ class _Maker:
         self.slots: Slots = {}
         self.launched: list[LaunchPlan] = []
         self.parameter = 0
+        self.result: Area | None = None
 
     def chance(self, one_in: int) -> bool:
         """Rarely true; false is the simpler answer."""
@@ -328,21 +329,26 @@ class _Maker:
         modes: tuple[str, ...]
         if kind == "scale":
             x = self.one_field(self.pick(0, len(self.regions) - 1))
+            if self.result is not None and self.chance(2):
+                x = self.result  # of the last task that could be divided
             shape = _shape(x)
             modes, out = ("R", self.choose(("WD", "RW", "+", "max"))), self.fitting(shape)
             arguments: tuple[Area | Through | None, ...] = (x, out)
         elif kind == "grains" or not wide:
             kind, size, modes = "grains", self.pick(1, 2), ("R", "WD")
             count = self.pick(0, 4 // size)
-            arguments = (self.fitting((count * size,)), self.fitting((count,)))
+            out = self.fitting((count,))
+            arguments = (self.fitting((count * size,)), out)
         else:
             x = self.one_field(self.choose(wide))
             rows, columns = _shape(x)
             if kind == "rowsum":
-                modes, arguments = ("R", "WD"), (x, self.fitting((rows,)))
+                modes, out = ("R", "WD"), self.fitting((rows,))
+                arguments = (x, out)
             elif kind == "fold":
                 modes = ("R", self.choose(("+", "max", "min")))
-                arguments = (x, self.fitting((columns,)))
+                out = self.fitting((columns,))
+                arguments = (x, out)
             else:
                 features = self.pick(1, 3)
                 w, out = self.fitting((features, columns)), self.fitting((rows, features))
@@ -350,6 +356,7 @@ class _Maker:
         fitting = tuple(argument for argument in arguments if argument is not None)
         if len(fitting) < len(arguments):
             return self.mixed()
+        self.result = out
         return TaskPlan(kind, modes, not self.chance(5), False), fitting, None, size
 
     def one_field(self, region: int) -> Area:
