@@ -48,6 +48,9 @@ class Runtime:
         mapper: says where launches run.
         observer: is told what the program issues; see :mod:`specinfer.runtime.oplog`.
 
+    Attributes:
+        traces: made so far.
+
     >>> import numpy as np
     >>> from specinfer.runtime.privilege import RW
     >>> from specinfer.runtime.task import task
@@ -92,6 +95,7 @@ class Runtime:
         self._num_launches = 0
         self._num_operations = 0
         self._attached = 0
+        self.traces: list[Trace] = []
         self._recorder: Recorder | None = None
         self._observer = observer
         self._replayed: tuple[Template, int] | None = None
@@ -496,7 +500,9 @@ class Runtime:
             strict: raise where a run could have been a replay, and is not.
             keeps: most recordings that are kept, over all buckets.
         """
-        return Trace(self, name, body, is_strict=strict, keeps=keeps)
+        trace = Trace(self, name, body, is_strict=strict, keeps=keeps)
+        self.traces.append(trace)
+        return trace
 
     @property
     def epoch(self) -> Hashable:

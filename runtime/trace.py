@@ -132,6 +132,7 @@ class TraceStats:
         verified: second runs, found to be like the first.
         replayed: runs without analysis.
         elided: replays right behind another of the same, without check or fence.
+        analysed: runs that were no replays.
         missed: runs that were analysed again although they had been seen before, by reason.
     """
 
@@ -140,6 +141,7 @@ class TraceStats:
     replayed: int = 0
     elided: int = 0
     missed: Counter[str] = field(default_factory=Counter)
+    analysed: int = 0
 
 
 class Host(Protocol):
@@ -280,6 +282,7 @@ class Trace:
 
     def _analyse(self, bucket: tuple[Hashable, ...], key: _Key) -> Any:
         """Run the body with analysis, and keep what it issued."""
+        self.stats.analysed += 1
         self._host.begin_recording()
         try:
             answer = self._body(*bucket, **{name: self._parameters[name] for name in key[1]})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from specinfer.ops.sample import argmax
+from specinfer.runtime.context import Runtime
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
@@ -59,6 +60,11 @@ class Engine:
         self._predicted = llm.model.runtime.region(
             "predicted", (rows,), {"value": torch.int64}, {"value": torch.empty(rows).long()}
         )
+
+    @property
+    def runtime(self) -> Runtime:
+        """What issues the launches of all of its models."""
+        return self._llm.model.runtime
 
     @property
     def is_idle(self) -> bool:

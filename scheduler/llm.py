@@ -21,6 +21,7 @@ from specinfer.models.parallel import tensor_rules
 from specinfer.models.progress import Progress, silent
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.profile.profiler import Profiler
+from specinfer.runtime.trace import Trace
 from specinfer.scheduler.assembly import Assembly, Plan, new_runtime
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
@@ -129,6 +130,11 @@ class LLM:
     def max_length(self) -> int:
         """Most tokens of a text that the model was made for."""
         return int(self._checkpoint.config["max_position_embeddings"])
+
+    @property
+    def traces(self) -> Sequence[Trace]:
+        """The steps of its models, as they were recorded and replayed."""
+        return self._compiled.runtime.traces
 
     @property
     def stats(self) -> Stats:

@@ -182,10 +182,10 @@ class Profiler:
 def _first_word(text: str) -> str:
     """What stands before the first character that is in no word.
 
-    >>> _first_word("matmul(x=R x, y=WD y)"), _first_word("copy of x")
-    ('matmul', 'copy')
+    >>> _first_word("matmul(x=R x, y=WD y)"), _first_word("all-reduce of x")
+    ('matmul', 'all-reduce')
     """
-    found = re.match(r"\w+", text)
+    found = re.match(r"[\w-]+", text)
     return found[0] if found else text
 
 

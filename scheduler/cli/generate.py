@@ -18,6 +18,7 @@ from specinfer.models.fetch import home_from_environment
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.profile.profiler import Profiler
+from specinfer.runtime.profile.record import TRACE_HITS, TRACE_MISSES
 from specinfer.runtime.profile.timeline import write_profile
 from specinfer.scheduler.cli import options
 from specinfer.scheduler.cli.bring import bring
@@ -136,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
 
         print_stats(llm.stats, console)
     if profiler:
+        profiler.count(TRACE_HITS, sum(trace.stats.replayed for trace in llm.traces))
+        profiler.count(TRACE_MISSES, sum(trace.stats.analysed for trace in llm.traces))
         profile = gather_profile(machine, profiler)
         if profile is not None:
             write_profile(profile, args.profile)
