@@ -226,6 +226,7 @@ class LoggingExecutor:
     def close(self) -> None:
         """Close the executor, and the log's file."""
         self._inner.close()
+        self._log.add({"closed": True})
         self._log.close()
 
     def _refused(self, told: Sequence[_Logged]) -> None:

@@ -17,6 +17,9 @@ def check_ends(log: Log, logs: Sequence[Log]) -> list[Finding]:
             continue
         if op.start is not None:
             found.append(Finding("leak", f"{log.describe(op)} began and never ended"))
+        elif not op.done and log.is_closed:
+            text = f"{log.describe(op)} was dropped when the runtime was closed"
+            found.append(Finding("leak", text, "warning"))
         elif not op.done:
             found.append(Finding("leak", f"{log.describe(op)} was issued and never ran"))
         elif not has_failed:

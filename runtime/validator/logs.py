@@ -231,6 +231,7 @@ class Log:
         name: of its file.
         ranks: whose memory is in the process.
         is_in_order: its executor runs operations as they are issued.
+        is_closed: its runtime was closed, which drops what has not begun.
         regions: names and shapes, by number.
         bindings: by number.
         events: what the program said, in order.
@@ -240,6 +241,7 @@ class Log:
     name: str
     ranks: tuple[int, ...] = ()
     is_in_order: bool = False
+    is_closed: bool = False
     regions: dict[int, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     bindings: dict[int, Binding] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
@@ -345,6 +347,8 @@ class _Parser:
                 self.done(ids)
             case {"waited": None}:
                 self.done(list(log.ops))
+            case {"closed": _}:
+                log.is_closed = True
             case {"refused": ids}:
                 for id in ids:
                     log.ops[id].refused = True

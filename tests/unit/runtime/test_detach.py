@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.executor.shuffled import ShuffledExecutor
@@ -10,7 +11,7 @@ from specinfer.runtime.task import task
 
 
 @task(x=R, y=WD)
-def copy(x, y):
+def copy(x: NDArray[np.int64], y: NDArray[np.int64]) -> None:
     y[:] = x
 
 
