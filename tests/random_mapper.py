@@ -1,15 +1,9 @@
-"""A mapper that answers at random, but always the same to the same question."""
+"""Random mappers for any number of ranks."""
 
 from __future__ import annotations
 
-import zlib
-
-from specinfer.runtime.binding import Binding
-from specinfer.runtime.errors import LaunchError
-from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings, Where
+from specinfer.runtime.mapper import random
 from specinfer.runtime.mesh import Mesh
-from specinfer.runtime.partition import Colour
-from specinfer.runtime.sharding import Block
 
 MESHES = {
     1: ({"a": 1},),
@@ -19,66 +13,9 @@ MESHES = {
 }
 
 
-class RandomMapper(Mapper):
-    """Any place that the rules allow.
-
-    Args:
-        num_ranks: how many there are; their mesh is one of :data:`MESHES`.
-        seed: tells such mappers apart.
-    """
+class RandomMapper(random.RandomMapper):
+    """A random mapper on one of the meshes of that many ranks."""
 
     def __init__(self, num_ranks: int, seed: int) -> None:
         meshes = MESHES[num_ranks]
-        super().__init__(Mesh.of(meshes[seed % len(meshes)]))
-        self._seed = seed
-
-    def _number(self, below: int, *told: object) -> int:
-        text = repr((self._seed, *map(str, told)))
-        return zlib.crc32(text.encode()) // 7 % below
-
-    def place(self, launch: Binding, shardings: Shardings) -> Where:
-        """One rank; for pure tasks also every one, or blocks along some axes."""
-        if self._number(4, "follow", launch) == 0:
-            return super().place(launch, shardings)
-        told = str(launch), str(sorted(shardings.items())) if self._seed % 2 else ""
-        if launch.task.is_pure:
-            divided = self._divided(launch, told)
-            if divided.axes and self._number(6, "divided", told):
-                return divided
-            if self._number(2, "everywhere", told):
-                return Everywhere()
-        return On(self._number(self.mesh.num_ranks, "on", told))
-
-    def _divided(self, launch: Binding, told: object) -> Divided:
-        axes: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
-        names = launch.task.division.names
-        for mesh_axis, size in self.mesh.axes:
-            if not names or self._number(4, "skip", mesh_axis, told) == 0:
-                continue
-            name = names[self._number(len(names), "axis", mesh_axis, told)]
-            if name in {axis for axis, _ in axes.values()}:
-                continue
-            try:
-                count = launch.units(name).count
-            except LaunchError:  # the arguments do not fit along this axis
-                continue
-            cuts = sorted(
-                self._number(count + 1, "cut", mesh_axis, i, told) for i in range(size - 1)
-            )
-            blocks = tuple(zip((0, *cuts), (*cuts, count), strict=True))
-            axes[mesh_axis] = name, blocks if self._number(3, "equal", told) else None
-        return Divided(axes)
-
-    def shard(self, launch: Binding, point: Colour, number: int, count: int) -> int | None:
-        """Any rank; all of them for all points of a launch, if it is pure."""
-        if launch.task.is_pure and self._number(4, "all", launch) == 0:
-            return None
-        return self._number(self.mesh.num_ranks, "point", launch, point)
-
-    def as_messages(self, kind: str, num_bytes: int) -> bool:
-        """For some kinds."""
-        return self._number(2, "messages", kind) == 0
-
-    def replays(self, trace: str) -> bool:
-        """Most."""
-        return self._number(8, "replays", trace) > 0
+        super().__init__(Mesh.of(meshes[seed % len(meshes)]), seed)

@@ -6,7 +6,7 @@ The first rule that fits a launch decides; a launch without one follows its data
     launches:
       - {region: "*.q_proj.weight", divide: features, over: tensor, units: 3}
       - {task: add, divide: rows, over: tensor}
-      - {task: argmax, on: 0}
+      - {task: argmax, rank: 0}
       - {task: "embed*", everywhere: true}
       - {task: linear, divide: {features: tensor, rows: data}}
     points: blocks
@@ -35,7 +35,7 @@ from specinfer.runtime.sharding import Block, share
 POINTS = ("blocks", "cyclic", "everywhere")
 TRANSFERS = ("send", "broadcast", "all-gather", "all-to-all")
 KEYS = ("mesh", "processors", "launches", "points", "messages", "traces", "memories", "priorities")
-RULE_KEYS = ("task", "region", "divide", "over", "units", "on", "everywhere")
+RULE_KEYS = ("task", "region", "divide", "over", "units", "rank", "everywhere")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Rule:
         region: pattern of the name of some region argument; None: any will do.
         divide: mesh axis by axis of the task; empty: not divided.
         units: block bounds lie at multiples of an axis' extent by this; None: anywhere.
-        on: the rank that runs it; None: all do.
+        rank: the one that runs it; None: all do.
     """
 
     where: str
@@ -56,7 +56,7 @@ class Rule:
     region: str | None
     divide: Mapping[str, str]
     units: int | None
-    on: int | None
+    rank: int | None
 
     def fits(self, launch: Binding) -> bool:
         """Whether it decides about a launch."""
@@ -69,8 +69,8 @@ class Rule:
 
     def place(self, launch: Binding, mesh: Mesh) -> Where:
         """Its answer."""
-        if self.on is not None:
-            return On(self.on)
+        if self.rank is not None:
+            return On(self.rank)
         if not self.divide:
             return Everywhere()
         divided: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
@@ -111,8 +111,8 @@ class YamlMapper(Mapper):
     Raises:
         ConfigError: a file that cannot be read, or a key or value that cannot be used.
 
-    >>> mapper = YamlMapper({"mesh": {"tensor": 2}, "launches": [{"task": "add", "on": 1}]})
-    >>> str(mapper.mesh), mapper.rules[0].on
+    >>> mapper = YamlMapper({"mesh": {"tensor": 2}, "launches": [{"task": "add", "rank": 1}]})
+    >>> str(mapper.mesh), mapper.rules[0].rank
     ('tensor=2', 1)
     """
 
@@ -197,16 +197,18 @@ def _rule(data: Any, where: str, mesh: Mesh) -> Rule:
     _known(given, RULE_KEYS, where)
     if not {"task", "region"} & set(given):
         raise ConfigError(f"{where}: expected `task` or `region`, or both")
-    if len({"divide", "on", "everywhere"} & set(given)) != 1:
-        raise ConfigError(f"{where}: expected one of `divide`, `on` and `everywhere`")
+    if len({"divide", "rank", "everywhere"} & set(given)) != 1:
+        raise ConfigError(f"{where}: expected one of `divide`, `rank` and `everywhere`")
     for name in ("task", "region", "over"):
         if not isinstance(given.get(name, ""), str):
             raise ConfigError(f"{where}.{name}: expected a text, got {given[name]!r}")
-    for name in ("units", "on"):
+    for name in ("units", "rank"):
         if name in given and (type(given[name]) is not int or given[name] < (name == "units")):
             raise ConfigError(f"{where}.{name}: expected a number, got {given[name]!r}")
-    if "on" in given and given["on"] >= mesh.num_ranks:
-        raise ConfigError(f"{where}.on is {given['on']}, but the mesh {mesh} has ranks from 0 on")
+    if "rank" in given and given["rank"] >= mesh.num_ranks:
+        raise ConfigError(
+            f"{where}.rank is {given['rank']}, but the mesh {mesh} has ranks from 0 on"
+        )
     if given.get("everywhere", True) is not True:
         raise ConfigError(f"{where}.everywhere: expected true, or no such key")
     divide = given.get("divide", {})
@@ -218,7 +220,9 @@ def _rule(data: Any, where: str, mesh: Mesh) -> Rule:
     for axis in divide.values():
         mesh.size(axis)
     units = given.get("units")
-    return Rule(where, given.get("task", "*"), given.get("region"), divide, units, given.get("on"))
+    return Rule(
+        where, given.get("task", "*"), given.get("region"), divide, units, given.get("rank")
+    )
 
 
 def _first(patterns: Mapping[str, Any], name: str, otherwise: Any) -> Any:

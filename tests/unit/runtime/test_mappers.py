@@ -1,0 +1,292 @@
+"""Mappers: rules in YAML, decisions at random, and decisions that are written down and repeated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specinfer.runtime.binding import Binding
+from specinfer.runtime.context import Runtime
+from specinfer.runtime.errors import ConfigError, LaunchError, MapperError
+from specinfer.runtime.executor.in_order import InOrderExecutor
+from specinfer.runtime.machine.sim import SimulatedRanks
+from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings, Where
+from specinfer.runtime.mapper.log import LoggingMapper, ReplayMapper, as_place, as_plain
+from specinfer.runtime.mapper.random import RandomMapper
+from specinfer.runtime.mapper.yaml import YamlMapper
+from specinfer.runtime.mesh import Mesh, line
+from specinfer.runtime.partition import ID, equal
+from specinfer.runtime.privilege import RW, WD, R, Reduce
+from specinfer.runtime.task import task
+
+
+@task(
+    x=R,
+    w=R,
+    out=WD,
+    pure=True,
+    axes={"x": ("rows", "in"), "w": ("features", "in"), "out": ("rows", "features")},
+    sums=("in",),
+)
+def linear(x: Any, w: Any, out: Any) -> None:
+    out[...] = x @ w.T
+
+
+@task(x=RW, pure=True, axes={"x": ("rows", None)})
+def double(x: Any) -> None:
+    x *= 2
+
+
+@task(x=RW)
+def once(x: Any) -> None:
+    x += 1
+
+
+@task(x=R, total=Reduce("+"), pure=True)
+def add_up(x: Any, total: Any) -> None:
+    total += x.sum()
+
+
+def program(runtime: Runtime) -> list[list[int]]:
+    """A bit of everything; returns what is left."""
+    x = runtime.region("x", (4, 6), {"v": "int64"}, {"v": np.arange(24).reshape(4, 6)})
+    w = runtime.region("layer.w", (8, 6), {"v": "int64"}, {"v": np.arange(48).reshape(8, 6) % 7})
+    u = runtime.region("layer.u", (6, 8), {"v": "int64"}, {"v": np.arange(48).reshape(6, 8) % 5})
+    h, y = (runtime.region(name, (4, n), {"v": "int64"}) for name, n in (("h", 8), ("y", 6)))
+    total = runtime.region("total", (1,), {"v": "int64"})
+
+    def step() -> None:
+        runtime.launch(linear, x=x, w=w, out=h)
+        runtime.launch(linear, x=h, w=u, out=y)
+        runtime.launch(double, x=y)
+        runtime.launch(once, x=x.rows(1, 3))
+        runtime.index_launch(add_up, 3, x=equal(y, 3)[ID], total=total)
+
+    trace = runtime.trace("step", step)
+    for _ in range(4):
+        trace()
+    return [runtime.read(r.part()).tolist() for r in (x, h, y, total)]
+
+
+def simulated(mapper: Mapper) -> Runtime:
+    machine = SimulatedRanks(mapper.mesh.num_ranks)
+    return Runtime(InOrderExecutor(), machine=machine, mapper=mapper)
+
+
+EXPECTED = program(Runtime())
+
+
+# YAML
+
+
+def mapper_of(**data: Any) -> YamlMapper:
+    return YamlMapper({"mesh": {"tensor": 2}, **data})
+
+
+def linear_launch(runtime: Runtime, name: str = "layer.w") -> Binding:
+    x = runtime.region("x", (4, 6), {"v": "int64"})
+    w = runtime.region(name, (8, 6), {"v": "int64"})
+    out = runtime.region("out", (4, 8), {"v": "int64"})
+    return runtime.bind(linear, x=x, w=w, out=out).binding
+
+
+def test_the_first_rule_that_fits_decides() -> None:
+    mapper = mapper_of(
+        launches=[
+            {"task": "other", "rank": 0},
+            {"region": "*.w", "divide": "features", "over": "tensor"},
+            {"task": "linear", "everywhere": True},
+        ]
+    )
+    runtime = Runtime()
+    assert mapper.place(linear_launch(runtime), {}) == Divided(
+        {"tensor": ("features", ((0, 4), (4, 8)))}
+    )
+    assert mapper.place(linear_launch(runtime, "other"), {}) == Everywhere()
+
+
+def test_blocks_of_whole_units() -> None:
+    rule = {"task": "linear", "divide": "in", "over": "tensor", "units": 3}
+    assert mapper_of(launches=[rule]).place(linear_launch(Runtime()), {}) == Divided(
+        {"tensor": ("in", ((0, 4), (4, 6)))}  # three units of two on two ranks
+    )
+
+
+def test_what_has_fewer_units_than_ranks_is_not_divided() -> None:
+    rule = {"task": "linear", "divide": "in", "over": "tensor", "units": 1}
+    assert mapper_of(launches=[rule]).place(linear_launch(Runtime()), {}) == Everywhere()
+
+
+def test_a_launch_is_divided_along_several_axes() -> None:
+    rules = [{"task": "linear", "divide": {"features": "tensor", "rows": "data"}}]
+    mapper = YamlMapper({"mesh": {"data": 2, "tensor": 2}, "launches": rules})
+    assert program(simulated(mapper)) == EXPECTED
+
+
+def test_rules_do_not_change_results(tmp_path: Path) -> None:
+    path = tmp_path / "mapper.yaml"
+    path.write_text(
+        "mesh: {tensor: 3}\n"
+        "launches:\n"
+        "  - {region: layer.w, divide: features, over: tensor}\n"
+        "  - {task: once, rank: 2}\n"
+        "points: cyclic\n"
+        "messages: true\n"
+        "traces: {step: false}\n"
+    )
+    assert program(simulated(YamlMapper(path))) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"launch": []}, r"mapper\.launch: unknown key; known: mesh, "),
+        ({"mesh": {"tensor": 0}}, r"mesh\.tensor is 0, expected"),
+        ({"mesh": 3}, r"mapper\.mesh: expected a mapping, got 3"),
+        ({"processors": "cpu"}, r"mapper\.processors: expected a list"),
+        ({"points": "here"}, r"mapper\.points is 'here', expected blocks or cyclic"),
+        ({"messages": ["mail"]}, r"mapper\.messages: 'mail' is no transfer"),
+        ({"traces": {"a": 1}}, r"mapper\.traces\.a: expected true or false"),
+        ({"launches": [{"rank": 0}]}, r"launches\[0\]: expected `task` or `region`"),
+        ({"launches": [{"task": "a"}]}, r"launches\[0\]: expected one of `divide`, `rank`"),
+        (
+            {"launches": [{"task": "a", "rank": 2}]},
+            r"launches\[0\]\.rank is 2, but the mesh tensor=2",
+        ),
+        ({"launches": [{"task": "a", "divide": "b"}]}, r"launches\[0\]\.over: missing"),
+        (
+            {"launches": [{"task": "a", "divide": "b", "over": "c"}]},
+            r"mesh tensor=2 has no axis 'c', expected one of tensor",
+        ),
+        ({"launches": [{"task": "a", "rank": 0, "at": 1}]}, r"launches\[0\]\.at: unknown key"),
+    ],
+)
+def test_refuses_what_it_cannot_use(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        YamlMapper({"mesh": {"tensor": 2}, **data})
+
+
+def test_names_the_rule_and_the_launch_that_do_not_fit() -> None:
+    mapper = mapper_of(launches=[{"task": "linear", "divide": "heads", "over": "tensor"}])
+    with pytest.raises(ConfigError, match=r"launches\[0\]: divides linear\(.*'heads', expected"):
+        program(simulated(mapper))
+
+
+def test_a_mesh_must_fit_the_ranks() -> None:
+    with pytest.raises(ConfigError, match="mesh tensor=2 has 2 ranks, but the program runs on 1"):
+        Runtime(mapper=mapper_of())
+
+
+# At random
+
+
+@pytest.mark.parametrize("axes", [{"a": 2}, {"a": 3}, {"a": 2, "b": 2}], ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_no_mapper_changes_a_result(axes: Mapping[str, int], seed: int) -> None:
+    assert program(simulated(RandomMapper(Mesh.of(axes), seed))) == EXPECTED
+
+
+def test_a_random_mapper_answers_the_same_again() -> None:
+    launch = linear_launch(Runtime())
+    answers = {str(RandomMapper(line(3), seed).place(launch, {})) for seed in range(30)}
+    assert len(answers) > 5
+    assert {str(RandomMapper(line(3), seed).place(launch, {})) for seed in range(30)} == answers
+
+
+# Written down
+
+
+def test_a_log_repeats_a_run() -> None:
+    log: list[str] = []
+    mapper = LoggingMapper(RandomMapper(Mesh.of({"a": 2, "b": 2}), 7), log.append)
+    assert program(simulated(mapper)) == EXPECTED
+    again: list[str] = []
+    assert program(simulated(LoggingMapper(ReplayMapper(log), again.append))) == EXPECTED
+    assert again == log
+
+
+def test_a_log_of_another_program_is_refused() -> None:
+    log: list[str] = []
+    program(simulated(LoggingMapper(RandomMapper(line(2), 1), log.append)))
+    runtime = simulated(ReplayMapper(log))
+    with pytest.raises(MapperError, match=r"decision log: nothing of \w+ for"):
+        runtime.launch(once, x=runtime.region("new", (3,), {"v": "int64"}))
+
+
+@pytest.mark.parametrize("lines", [[], ["no JSON"], ["{}"]])
+def test_refuses_what_is_no_log(lines: list[str]) -> None:
+    with pytest.raises(MapperError, match="decision log: expected JSON lines"):
+        ReplayMapper(lines)
+
+
+@pytest.mark.parametrize(
+    "place", [Everywhere(), On(3), Divided({"a": ("rows", None), "b": ("in", ((0, 0), (0, 4)))})]
+)
+def test_places_as_plain_values(place: Where) -> None:
+    assert as_place(as_plain(place)) == place
+
+
+# What the runtime makes of a bad one
+
+
+class Moody(Mapper):
+    """Never says the same twice."""
+
+    def place(self, launch: Binding, shardings: Shardings) -> Where:
+        self._turn = 1 - getattr(self, "_turn", 0)
+        return On(self._turn)
+
+
+def test_two_answers_to_one_question_are_refused() -> None:
+    with pytest.raises(MapperError, match="the mapper gave two answers to the same question"):
+        program(simulated(Moody(line(2))))
+
+
+class Silly(Mapper):
+    """Puts launches nowhere."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__(line(2))
+        self._answer = answer
+
+    def place(self, launch: Binding, shardings: Shardings) -> Where:
+        answer: Where = self._answer
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (On(2), r"put it on rank 2, expected 0 to 1"),
+        (None, r"a mapper answered None, expected a place"),
+        (Everywhere(), r"several ranks, but the task is not declared pure"),
+        (Divided({"ranks": ("rows", None)}), r"several ranks, but the task is not declared pure"),
+    ],
+)
+def test_places_that_a_launch_cannot_take_are_refused(answer: Any, message: str) -> None:
+    runtime = simulated(Silly(answer))
+    with pytest.raises((MapperError, LaunchError), match=message):
+        runtime.launch(once, x=runtime.region("x", (3,), {"v": "int64"}))
+
+
+def test_random_numbers_are_not_asked() -> None:
+    state = random.getstate()
+    program(simulated(RandomMapper(line(2), 3)))
+    assert random.getstate() == state
+
+
+def test_an_axis_that_a_task_does_not_have_is_refused() -> None:
+    runtime = simulated(Silly(Divided({"ranks": ("heads", None)})))
+    with pytest.raises(LaunchError, match="task double: no axis 'heads' to divide; has rows"):
+        runtime.launch(double, x=runtime.region("x", (3, 1), {"v": "int64"}))
+
+
+def test_blocks_must_make_up_the_axis() -> None:
+    runtime = simulated(Silly(Divided({"ranks": ("rows", ((0, 1), (2, 3)))})))
+    with pytest.raises(MapperError, match="blocks .* of axis rows, expected 2 that make up 3"):
+        runtime.launch(double, x=runtime.region("x", (3, 1), {"v": "int64"}))
