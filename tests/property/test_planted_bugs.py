@@ -11,12 +11,14 @@ import random
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from meaning import meaning_of
 from ordering import check_order
 from placement_laws import check_placement
+from plans import Area, Gift, LaunchPlan, Program, RegionPlan, TaskPlan
 from random_mapper import RandomMapper
 from running import check
 from strategies import random_program
@@ -58,6 +60,31 @@ def ranks(seed: int) -> None:
         sim.SimulatedRanks(num_ranks),
         RandomMapper(num_ranks, seed // 3) if seed % 4 else None,
         traced=seed % 3 > 0,
+    )
+
+
+def predicates(seed: int) -> None:
+    """The same launch, in the same state, must run at first and then must not."""
+    row, flag = (Area(region, ((0,), (4,)), ("a",)) for region in range(2))
+    told = TaskPlan("mix", ("WD",), is_pure=False, returns=True)
+    moved = TaskPlan("mix", ("RW",), is_pure=False, returns=False)
+    kept = LaunchPlan(1, moved, (row,))
+    filled = LaunchPlan(2, replace(told, returns=False), (row,))
+    steps = (
+        LaunchPlan(9, told, (flag,)),  # 9 * 7 is a multiple of 3: its value is 0
+        kept,
+        filled,
+        replace(kept, number=3),
+        replace(filled, number=4, predicate=Gift(9)),
+    )
+    region = RegionPlan((4,), ("a",), (True,))
+    program = Program((region, region), (), (), steps)
+    check(
+        program,
+        meaning_of(program),
+        ShuffledExecutor(seed),
+        sim.SimulatedRanks(2),
+        RandomMapper(2, seed),
     )
 
 
@@ -299,6 +326,11 @@ BUGS: dict[tuple[Any, str], dict[str, tuple[Check, str, str]]] = {
     (distributor.Distributor, "share"): {
         "states are not taken over": (ranks, "states[key] = state", "pass"),
         "a launch is looked up whatever the state": (ranks, "*map(id, before)", "None"),
+        "a launch is looked up whatever its predicate": (
+            predicates,
+            "(binding, keeps,",
+            "(binding,",
+        ),
     },
     (machine, "transfer_requirements"): {
         "a copy does not wait for its source": (
@@ -416,7 +448,7 @@ def finds(check: Check) -> bool:
     return False
 
 
-@pytest.mark.parametrize("check", [order, one_rank, cells, ranks])
+@pytest.mark.parametrize("check", [order, one_rank, cells, ranks, predicates])
 def test_without_a_bug_nothing_is_found(check: Check) -> None:
     for seed in range(NUM_SEEDS // 4):
         check(seed)

@@ -27,6 +27,7 @@ from plans import (
 )
 from random_mapper import RandomMapper
 from running import CounterExample, check
+from shrinking import check_programs, shrunk
 from strategies import programs, random_program
 
 from specinfer.runtime.executor.shuffled import ShuffledExecutor
@@ -51,26 +52,29 @@ def check_on_simulated_ranks(
 
 @pytest.mark.parametrize("start", [0, 500])
 def test_many_programs_one_after_another_and_shuffled(start: int) -> None:
-    for seed in range(start, start + 500):
-        program = random_program(seed)
+    def check_both(program: Program, seed: int) -> None:
         meaning = meaning_of(program)
         check(program, meaning, traced=seed % 2 == 0)
         check(program, meaning, ShuffledExecutor(seed), traced=seed % 3 > 0)
 
+    check_programs(range(start, start + 500), check_both)
+
 
 def test_many_programs_on_threads() -> None:
-    for seed in range(1000, 1400):
-        program = random_program(seed)
+    def check_threads(program: Program, seed: int) -> None:
         executor = ThreadedExecutor(workers=2 + seed % 3)
         check(program, meaning_of(program), executor, traced=seed % 3 > 0)
+
+    check_programs(range(1000, 1400), check_threads)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
 def test_many_programs_on_simulated_ranks(num_ranks: int) -> None:
-    for seed in range(2000, 2600):
+    def check_ranks(program: Program, seed: int) -> None:
         is_mapped, traced = seed % 4 > 0, seed % 3 > 0
-        program = random_program(seed)
         check_on_simulated_ranks(program, num_ranks, seed, is_mapped=is_mapped, traced=traced)
+
+    check_programs(range(2000, 2600), check_ranks)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
@@ -160,6 +164,16 @@ def test_what_programs_mean_worked_out_by_hand() -> None:
     assert meaning.memory[0, "a"].tolist() == [top_row, [14, 19]]
     assert meaning.legal == {1: True, 2: True, 3: False, 4: False}
     check(program, meaning)
+
+
+def test_a_failing_program_is_made_small() -> None:
+    def fails(program: Program) -> bool:
+        return any(launch.task.kind == "matmul" for launch in program.launches)
+
+    seed = next(seed for seed in range(100) if fails(random_program(seed)))
+    small = shrunk(random_program(seed), fails)
+    assert [launch.task.kind for launch in small.launches] == ["matmul"]
+    assert len(small.steps) == 1
 
 
 def test_a_wrong_meaning_is_found() -> None:
