@@ -134,6 +134,8 @@ class _Flow:
         for point, uses in event.binding.points:
             ops = self.tasks.get((number, point), [])
             has_failed = any(op.has_failed for op in self.done_for[number])
+            if not ops and not has_failed:
+                self._tell("work", f"no rank did {_at(event, point)}")
             if not event.binding.is_pure:
                 self._once(event, point, ops)
             for use in uses:
@@ -158,7 +160,7 @@ class _Flow:
         for op in ops:
             for access in _of(op, use):
                 parts[self._contribution(number, op, access)] = access
-        if not has_failed:
+        if ops and not has_failed:
             self._covered(event, point, use, [access.box for access in parts.values()])
         if use.may == "R":
             return
