@@ -18,6 +18,8 @@ from running import check
 from strategies import random_program
 
 from specinfer.runtime.machine.mpi import MPIRanks
+from specinfer.runtime.placement import Copy, Move
+from specinfer.runtime.region import Region
 
 
 def main(first: int, count: int) -> None:
@@ -34,6 +36,8 @@ def main(first: int, count: int) -> None:
         for seed in range(first, first + count):
             check_placement(random.Random(seed).randint, machine, number=seed)
         machine.close()
+        if world.size == 2:
+            check_communicators_are_given_back()
     except BaseException:
         print(f"rank {world.rank}, seed {seed}:", flush=True)
         traceback.print_exc(file=sys.stdout)
@@ -41,6 +45,19 @@ def main(first: int, count: int) -> None:
         world.Abort(1)
     if world.rank == 0:
         print(f"{count} programs on {world.size} ranks")
+
+
+def check_communicators_are_given_back() -> None:
+    """Send a message on more machines than there can be at once: MPICH has 2048 communicators."""
+    for _ in range(2100):
+        machine = MPIRanks()
+        region = Region(0, "r", (1,), {"a": "int64"})
+        machine.add_region(region)
+        copy = Copy((0, "a"), (Move(0, 1, region.space),))
+        operation = machine.transfer(copy, as_messages=True)
+        assert operation is not None
+        operation.run()
+        machine.close()
 
 
 if __name__ == "__main__":
