@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from specinfer.runtime.arrays import bits
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.call import Executable, make_executable
 from specinfer.runtime.dependence import Requirement
@@ -21,6 +22,7 @@ from specinfer.runtime.machine import Machine, physical_key
 from specinfer.runtime.mapper import Mapper
 from specinfer.runtime.partition import Colour
 from specinfer.runtime.placement import (
+    Copy,
     FieldState,
     Piece,
     Ranks,
@@ -197,11 +199,18 @@ class Distributor:
     def _operations(self, transfers: Sequence[Transfer]) -> list[Operation]:
         found = []
         for transfer in transfers:
-            as_messages = self._mapper.as_messages(transfer.kind, 0)
+            as_messages = self._mapper.as_messages(transfer.kind, self._num_bytes(transfer))
             operation = self._machine.transfer(transfer, as_messages=as_messages)
             if operation is not None:
                 found.append(operation)
         return found
+
+    def _num_bytes(self, transfer: Transfer) -> int:
+        """Bytes that move, to all ranks together; as in this process' memory."""
+        if not isinstance(transfer, Copy):
+            return 0
+        array = bits(self._machine.instances(self._machine.ranks[0]).main(transfer.key))
+        return sum(move.space.volume for move in transfer.moves) * int(array.itemsize)
 
 
 def _physical(binding: Binding, part: Part, rank: int) -> tuple[Requirement, ...]:

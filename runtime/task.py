@@ -178,7 +178,7 @@ def task(
 
     >>> from specinfer.runtime.privilege import R, WD
     >>> @task(x=R, y=WD, pure=True, axes={"x": ("rows", None), "y": ("rows",)})
-    ... def total(x, y, factor):
+    ... def total(x, y, factor) -> None:
     ...     y[:] = x.sum(1) * factor
     >>> total.parameters, str(total.privileges["y"]), total.division.names
     (('x', 'y', 'factor'), 'WD', ['rows'])
@@ -207,6 +207,12 @@ def task(
             raise LaunchError(
                 f"task {function.__name__}: axes for {min(unknown)!r}, which has no privilege"
             )
+        returns = inspect.signature(function).return_annotation not in (None, "None")
+        if axes and returns:
+            raise LaunchError(
+                f"task {function.__name__}: declares axes, but its parts could not make up a value "
+                "that it returns; expected a function annotated `-> None`"
+            )
         division = Division(
             {
                 name: tuple(Axis.parse(dim) if dim else None for dim in dims)
@@ -223,7 +229,7 @@ def task(
             is_pure=pure,
             is_capturable=capturable,
             is_collective=collective,
-            returns=inspect.signature(function).return_annotation not in (None, "None"),
+            returns=returns,
         )
 
     return declare

@@ -106,10 +106,6 @@ class Mapper:
         """Kinds of processor for a launch, the preferred first."""
         return self._processors
 
-    def priority(self, launch: Binding) -> int:
-        """Of several launches that could run, those of the highest priority do."""
-        return 0
-
     def memory(self, region: Region) -> str:
         """The memory that holds a region."""
         return "cpu"

@@ -58,10 +58,6 @@ class LoggingMapper(Mapper):
         self._log("processors", (str(launch),), list(answer))
         return answer
 
-    def priority(self, launch: Binding) -> int:
-        """As the inner mapper says."""
-        return int(self._logged("priority", (str(launch),), self._inner.priority(launch)))
-
     def memory(self, region: Region) -> str:
         """As the inner mapper says."""
         return str(self._logged("memory", (region.name,), self._inner.memory(region)))
@@ -115,10 +111,6 @@ class ReplayMapper(Mapper):
     def processors(self, launch: Binding) -> tuple[str, ...]:
         """As it was."""
         return tuple(self._answer("processors", str(launch)))
-
-    def priority(self, launch: Binding) -> int:
-        """As it was; 0 if nobody asked."""
-        return int(self._answers.get(_key("priority", (str(launch),)), 0))
 
     def memory(self, region: Region) -> str:
         """As it was."""

@@ -34,7 +34,7 @@ from specinfer.runtime.sharding import Block, share
 
 POINTS = ("blocks", "cyclic", "everywhere")
 TRANSFERS = ("send", "broadcast", "all-gather", "all-to-all")
-KEYS = ("mesh", "processors", "launches", "points", "messages", "traces", "memories", "priorities")
+KEYS = ("mesh", "processors", "launches", "points", "messages", "traces", "memories")
 RULE_KEYS = ("task", "region", "divide", "over", "units", "rank", "everywhere")
 
 
@@ -148,10 +148,6 @@ class YamlMapper(Mapper):
             if not isinstance(value, bool):
                 raise ConfigError(f"{where}.traces.{pattern}: expected true or false")
         self._memories = _mapping(given.get("memories", {}), f"{where}.memories")
-        self._priorities = _mapping(given.get("priorities", {}), f"{where}.priorities")
-        for pattern, value in self._priorities.items():
-            if type(value) is not int:
-                raise ConfigError(f"{where}.priorities.{pattern}: expected a number")
 
     def place(self, launch: Binding, shardings: Shardings) -> Where:
         """By the first rule that fits, else where its data are."""
@@ -167,10 +163,6 @@ class YamlMapper(Mapper):
         if self._points == "cyclic":
             return number % self.mesh.num_ranks
         return super().shard(launch, point, number, count)
-
-    def priority(self, launch: Binding) -> int:
-        """Of the first pattern that fits the task."""
-        return int(_first(self._priorities, launch.task.name, 0))
 
     def memory(self, region: Region) -> str:
         """Of the first pattern that fits the region."""
@@ -207,7 +199,7 @@ def _rule(data: Any, where: str, mesh: Mesh) -> Rule:
             raise ConfigError(f"{where}.{name}: expected a number, got {given[name]!r}")
     if "rank" in given and given["rank"] >= mesh.num_ranks:
         raise ConfigError(
-            f"{where}.rank is {given['rank']}, but the mesh {mesh} has ranks from 0 on"
+            f"{where}.rank is {given['rank']}, but the mesh {mesh} has {mesh.num_ranks} ranks"
         )
     if given.get("everywhere", True) is not True:
         raise ConfigError(f"{where}.everywhere: expected true, or no such key")

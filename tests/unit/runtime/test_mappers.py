@@ -288,5 +288,5 @@ def test_an_axis_that_a_task_does_not_have_is_refused() -> None:
 
 def test_blocks_must_make_up_the_axis() -> None:
     runtime = simulated(Silly(Divided({"ranks": ("rows", ((0, 1), (2, 3)))})))
-    with pytest.raises(MapperError, match="blocks .* of axis rows, expected 2 that make up 3"):
+    with pytest.raises(MapperError, match=r"blocks .* of axis rows, expected 2 that make up 3"):
         runtime.launch(double, x=runtime.region("x", (3, 1), {"v": "int64"}))
