@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 
 from specinfer.runtime.agreement import Agreement
 from specinfer.runtime.binding import Binding, bind_index, bind_single
+from specinfer.runtime.debug import CheckingExecutor
 from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
 from specinfer.runtime.distributor import Distributor
 from specinfer.runtime.errors import ConfigError, LaunchError, PoisonedError, TraceError
@@ -47,6 +48,7 @@ class Runtime:
         machine: ranks and their memories; by default this process alone.
         mapper: says where launches run.
         observer: is told what the program issues; see :mod:`specinfer.runtime.oplog`.
+        debug: hold tasks to what they declare; see :mod:`specinfer.runtime.debug`.
 
     Attributes:
         traces: made so far.
@@ -74,6 +76,7 @@ class Runtime:
         machine: Machine | None = None,
         mapper: Mapper | None = None,
         observer: Observer | None = None,
+        debug: bool = False,
     ) -> None:
         self._machine: Machine = machine or OneRank()
         several = self._machine.num_ranks > 1
@@ -85,6 +88,8 @@ class Runtime:
                 "but each of several processes must keep that of the program, for messages to "
                 "arrive where they belong; expected InOrderExecutor"
             )
+        if debug:
+            self._executor = CheckingExecutor(self._executor)
         self._mapper = mapper or Mapper(line(self._machine.num_ranks), processors)
         self._mapper.mesh.check_ranks(self._machine.num_ranks)
         self._distributor = Distributor(self._machine, self._mapper)
