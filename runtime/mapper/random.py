@@ -48,7 +48,7 @@ class RandomMapper(Mapper):
 
     def _divided(self, launch: Binding, told: object) -> Divided:
         axes: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
-        names = [] if launch.task.returns else launch.task.division.names
+        names = launch.task.division.names
         for mesh_axis, size in self.mesh.axes:
             if not names or self._number(4, "skip", mesh_axis, told) == 0:
                 continue
