@@ -19,10 +19,12 @@ STEP_SHAPES = 64
 """Sizes of steps whose traces are kept."""
 
 
-def weight_regions(runtime: Runtime, weights: Mapping[str, torch.Tensor]) -> dict[str, Region]:
-    """A region for each weight, over the tensor's own memory."""
+def weight_regions(
+    runtime: Runtime, weights: Mapping[str, torch.Tensor], prefix: str = ""
+) -> dict[str, Region]:
+    """A region for each weight, over the tensor's own memory; names start with ``prefix``."""
     return {
-        name: runtime.region(name, tuple(w.shape), {"value": w.dtype}, {"value": w})
+        name: runtime.region(f"{prefix}{name}", tuple(w.shape), {"value": w.dtype}, {"value": w})
         for name, w in weights.items()
     }
 
@@ -149,7 +151,7 @@ class Model:
         planned: dict[str, Any] = {name: known[name] for name in plan_attention.parameters}
         launch(plan_attention, **planned)
         for step in self.program.steps:
-            arguments = {
+            arguments: dict[str, Any] = {
                 name: resolve[value.kind](value.name) if isinstance(value, Operand) else value
                 for name, value in step.arguments
             }
