@@ -17,7 +17,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from specinfer.runtime.call import Call
 from specinfer.runtime.errors import DivergenceError, PoisonedError
 from specinfer.runtime.executor import Failure
 from specinfer.runtime.machine import Control, physical_key
@@ -125,7 +124,8 @@ class Agreement:
         elif isinstance(entry, Launched):
             launch = f"launch {entry.launch}, {failure.operation}"
         operation, error = failure.operation, failure.error
-        colour = operation.executable.colour if isinstance(operation, Call) else None
+        executable = getattr(operation, "executable", None)  # also of a call that is watched
+        colour = None if executable is None else executable.colour
         number = self.history.settled + max(at, 0)
         return (number, within, colour), f"{launch}, raised {type(error).__name__}: {error}"
 
