@@ -195,15 +195,20 @@ def equal(whole: Region | Subregion, counts: int | Sequence[int], *, name: str =
 
     Dimensions without a count stay whole.
 
+    Raises:
+        LaunchError: a negative count, or more counts than dimensions.
+
     >>> line = Region(0, "line", (7,), {"value": "int64"})
     >>> [str(part) for part in equal(line, 3)]
     ['line[0:3]', 'line[3:5]', 'line[5:7]']
     """
     counts = (counts,) if isinstance(counts, int) else tuple(counts)
-    space = _space(whole)
+    _check_dimension(whole, len(counts) - 1)
+    if any(count < 0 for count in counts):
+        raise LaunchError(f"{_name(whole)}: {min(counts)} equal parts, expected 0 or more")
     sizes = [
         [extent // count + (i < extent % count) for i in range(count)]
-        for extent, count in zip(space.shape, counts, strict=False)
+        for extent, count in zip(whole.space.shape, counts, strict=False)
     ]
     return blocks(whole, sizes if len(sizes) > 1 else sizes[0], name=name)
 
@@ -220,14 +225,21 @@ def blocks(
         dim: the dimension that ``sizes`` are along, if they are numbers.
 
     Raises:
-        LaunchError: sizes that leave the dimension.
+        LaunchError: a negative size, or sizes that leave a dimension, or all of them.
 
     >>> grid = Region(0, "grid", (2, 5), {"value": "int64"})
     >>> [str(part) for part in blocks(grid, (4, 0, 1), dim=1)]
     ['grid[0:2,0:4]', 'grid[0:2,4:4]', 'grid[0:2,4:5]']
     """
-    space = _space(whole)
+    space = whole.space
     by_dim = {dim: sizes} if not sizes or isinstance(sizes[0], int) else dict(enumerate(sizes))
+    _check_dimension(whole, max(by_dim))
+    for d, listed in by_dim.items():
+        if any(size < 0 for size in listed):
+            raise LaunchError(
+                f"{_name(whole)}: blocks of sizes {list(listed)} along dimension {d}, expected "
+                "each to be 0 or more"
+            )
     ranges = [
         list(_ranges(space.lo[d], by_dim[d])) if d in by_dim else [(space.lo[d], space.hi[d])]
         for d in range(len(space.lo))
@@ -273,13 +285,24 @@ def restricted(
         reach: how much it is widened on both sides first: the halo of a stencil.
         name: for people.
 
+    Raises:
+        LaunchError: domain, stride and reach of different dimensions, or of more than there are; a
+            rectangle that leaves the whole along another dimension.
+
     >>> line = Region(0, "line", (8,), {"value": "int64"})
     >>> [str(part) for part in restricted(line, 2, IndexSpace((0,), (4,)), 4, reach=1)]
     ['line[0:5]', 'line[3:8]']
     """
-    space = _space(whole)
+    space = whole.space
+    counts = (domain,) if isinstance(domain, int) else tuple(domain)
     strides = (stride,) if isinstance(stride, int) else tuple(stride)
     reaches = (reach,) * len(strides) if isinstance(reach, int) else tuple(reach)
+    if not len(counts) == len(strides) == len(reaches) <= len(extent.lo) == len(space.lo):
+        raise LaunchError(
+            f"{_name(whole)}: restricted parts with domain {domain}, extent {extent}, stride "
+            f"{stride} and reach {reach}, expected an extent of {len(space.lo)} dimensions and the "
+            "others of as many, or fewer, alike"
+        )
     spaces: dict[Colour, IndexSpace] = {}
     for colour in points(domain):
         at = (colour,) if isinstance(colour, int) else colour
@@ -307,8 +330,16 @@ def _partition(
     return cast(Partition, partition)
 
 
-def _space(whole: Region | Subregion) -> IndexSpace:
-    return whole.space
+def _name(whole: Region | Subregion) -> str:
+    return whole.name if isinstance(whole, Region) else str(whole)
+
+
+def _check_dimension(whole: Region | Subregion, dim: int) -> None:
+    dimensions = len(whole.space.lo)
+    if dim >= dimensions:
+        raise LaunchError(
+            f"{_name(whole)}: parts along dimension {dim}, expected one of its {dimensions}, from 0"
+        )
 
 
 def _ranges(start: int, sizes: Iterable[int]) -> Iterator[tuple[int, int]]:
