@@ -1,8 +1,9 @@
 """Compiles an operator graph to a program: tasks in order, with operands instead of tensors.
 
-Results of operators live in buffers; one is used again once everything that reads it has come
-before (liveness colouring), so a model of thirty layers needs the buffers of one. Reuse makes
-write-after-read dependences, which the runtime finds like any other.
+The result of an operator is a value with a lifetime: the first and the last step that touch it. A
+model lays values that never live at once over each other (:mod:`specinfer.runtime.arena`), so a
+model of thirty layers needs little more memory than one. What that makes a step wait for is found
+by the runtime like any other dependence.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class Operand:
     """What a task's argument stands for.
 
     Attributes:
-        kind: ``input`` of the batch, ``weight``, ``buffer``, ``kv`` of a layer, or attention
+        kind: ``input`` of the batch, ``weight``, ``value``, ``kv`` of a layer, or attention
             ``plan``.
-        name: which one: the input's, weight's or plan's name, the buffer's number or the layer's.
+        name: which one: the input's, weight's or plan's name, the value's number or the layer's.
     """
 
     kind: str
@@ -50,11 +51,20 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Buffer:
-    """Memory for results: ``rows`` is a symbolic size, ``width`` the features of a row."""
+class Value:
+    """What an operator makes: ``rows`` is a symbolic size, ``width`` the features of a row.
+
+    Attributes:
+        rows: symbolic size.
+        width: features of a row.
+        first: step that makes it.
+        last: step that uses it last; one behind all of them for the logits.
+    """
 
     rows: str
     width: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class Program:
     Attributes:
         name: of the graph.
         steps: in program order.
-        buffers: by number.
+        values: by number.
         output: operand of the logits.
         weights: shape of each weight, by its name in the checkpoint.
         num_layers: attention layers, each with a part of the K/V pool.
@@ -74,7 +84,7 @@ class Program:
 
     name: str
     steps: tuple[Step, ...]
-    buffers: tuple[Buffer, ...]
+    values: tuple[Value, ...]
     output: Operand
     weights: dict[str, tuple[int, ...]]
     num_layers: int
@@ -86,34 +96,33 @@ class Program:
 
 
 def compile_graph(graph: Graph) -> Program:
-    """Lower every operator to its tasks and give every result a buffer.
+    """Lower every operator to its tasks, and find out how long each result is needed.
 
     Raises:
         GraphError: attention layers of different shapes, or none; a result that is no matrix.
     """
     kv_heads, head_size = _attention_shape(graph)
     operands = {tensor.name: Operand("input", tensor.name) for tensor in graph.inputs}
-    buffers: list[Buffer] = []
-    free: dict[Buffer, list[int]] = {}
-    last_use = {tensor.name: n for n, node in enumerate(graph.nodes) for tensor in node.inputs}
-    last_use[graph.output.name] = len(graph.nodes)
     steps: list[Step] = []
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
     layer = 0
     for number, node in enumerate(graph.nodes):
-        kind = _buffer(graph, node.out)
-        if not free.get(kind):
-            free.setdefault(kind, []).append(len(buffers))
-            buffers.append(kind)
-        operands[node.out.name] = Operand("buffer", free[kind].pop())
+        operands[node.out.name] = Operand("value", number)
+        first[node.out.name] = len(steps)
         steps += _lower(node, operands, layer)
         layer += node.operator is ATTENTION
-        for tensor in dict.fromkeys((*node.inputs, node.out)):  # a set's order is not always one
-            if last_use.get(tensor.name, number) == number and tensor not in graph.inputs:
-                free[_buffer(graph, tensor)].append(int(operands[tensor.name].name))
+        for tensor in (*node.inputs, node.out):
+            last[tensor.name] = len(steps) - 1
+    last[graph.output.name] = len(steps)
+    values = tuple(
+        Value(*_matrix(graph, node.out), first[node.out.name], last[node.out.name])
+        for node in graph.nodes
+    )
     return Program(
         graph.name,
         tuple(steps),
-        tuple(buffers),
+        values,
         operands[graph.output.name],
         dict(graph.weights),
         layer,
@@ -136,10 +145,10 @@ def _lower(node: Node, operands: dict[str, Operand], layer: int) -> Iterator[Ste
         yield Step(task, tuple((name, known[name]) for name in task.parameters))
 
 
-def _buffer(graph: Graph, tensor: SymbolicTensor) -> Buffer:
+def _matrix(graph: Graph, tensor: SymbolicTensor) -> tuple[str, int]:
     match tensor.shape:
         case (str(rows), int(width)):
-            return Buffer(rows, width)
+            return rows, width
     raise GraphError(f"{graph.name}: {tensor} cannot be stored, expected (rows, features)")
 
 

@@ -14,6 +14,7 @@ from specinfer.runtime.context import Runtime
 from specinfer.runtime.future import Parameter
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.region import Region, Subregion
+from specinfer.runtime.temporaries import Temporary, plan_temporaries
 
 STEP_SHAPES = 64
 """Sizes of steps whose traces are kept."""
@@ -29,13 +30,23 @@ def weight_regions(
     }
 
 
+def temporaries(
+    program: Program, limits: BatchLimits, dtype: torch.dtype, prefix: str = ""
+) -> list[Temporary]:
+    """The results of a program's operators, in the order of their numbers."""
+    sizes = {"rows": limits.rows, "logit_rows": limits.logit_rows}
+    return [
+        Temporary(f"{prefix}value.{n}", (sizes[v.rows], v.width), dtype, v.first, v.last)
+        for n, v in enumerate(program.values)
+    ]
+
+
 def memory_bytes(program: Program, limits: BatchLimits, num_slots: int, dtype: torch.dtype) -> int:
     """What a :class:`Model` of these sizes may come to use beside its weights."""
-    sizes = {"rows": limits.rows, "logit_rows": limits.logit_rows}
-    buffers = sum(sizes[buffer.rows] * buffer.width for buffer in program.buffers)
+    values = plan_temporaries(temporaries(program, limits, dtype)).num_bytes
     kv = 2 * program.num_layers * num_slots * program.kv_heads * program.head_size
     bias = limits.rows * (limits.context + limits.nodes) * torch.float32.itemsize
-    return (buffers + kv) * dtype.itemsize + bias
+    return values + kv * dtype.itemsize + bias
 
 
 class Model:
@@ -93,17 +104,14 @@ class Model:
             "bias": allocate("bias", (limits.rows, keys), f=torch.float32),
             "extents": allocate("extents", (limits.requests, 4), i=integer),
         }
-        sizes = {"rows": limits.rows, "logit_rows": limits.logit_rows}
-        self._buffers = [
-            allocate(f"buffer.{n}", (sizes[buffer.rows], buffer.width), value=dtype)
-            for n, buffer in enumerate(program.buffers)
-        ]
+        values = temporaries(program, limits, dtype, f"{program.name}.")
+        self._values = list(runtime.temporaries(f"{program.name}.values", values).values())
         self._step = runtime.trace(f"{program.name}.step", self._launch_step, keeps=STEP_SHAPES)
 
     @property
     def vocabulary(self) -> int:
         """Tokens that logits are given for."""
-        return self.program.buffers[int(self.program.output.name)].width
+        return self.program.values[int(self.program.output.name)].width
 
     def forward(self, batch: TokenBatch) -> Subregion:
         """Issue the launches of one step.
@@ -114,7 +122,7 @@ class Model:
         """
         rows, requests, wanted = batch.num_rows, batch.num_requests, len(batch.logit_rows)
         self._step(rows, requests, wanted, batch=batch)
-        return self._buffers[int(self.program.output.name)].rows(0, wanted)
+        return self._values[int(self.program.output.name)].rows(0, wanted)
 
     def _batch_parts(self, rows: int, requests: int, wanted: int) -> dict[str, Any]:
         tables = self._tables
@@ -145,7 +153,7 @@ class Model:
             "weight": lambda name: self._weights[name].part(),
             "kv": lambda layer: self._layer(layer),
             "plan": lambda name: plan[name],
-            "buffer": lambda n: self._buffers[n].rows(0, sizes[self.program.buffers[n].rows]),
+            "value": lambda n: self._values[n].rows(0, sizes[self.program.values[n].rows]),
         }
         known = parts | plan
         planned: dict[str, Any] = {name: known[name] for name in plan_attention.parameters}

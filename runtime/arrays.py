@@ -6,6 +6,7 @@ at them as NumPy arrays over the same bytes.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,30 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> Any:
 
         return torch.zeros(shape, dtype=dtype)
     return np.zeros(shape, dtype)
+
+
+def itemsize(dtype: Any) -> int:
+    """Bytes of an element.
+
+    >>> itemsize("float32")
+    4
+    """
+    return int(zeros((0,), dtype).itemsize)
+
+
+def bytes_like(dtype: Any) -> Any:
+    """The type of a byte, in the library that ``dtype`` is of."""
+    if type(dtype).__module__ == "torch":
+        import torch
+
+        return torch.uint8
+    return np.uint8
+
+
+def over(memory: Any, offset: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array on a part of an array of bytes; made by :func:`zeros` for the same library."""
+    num_bytes = prod(shape) * itemsize(dtype)
+    return memory[offset : offset + num_bytes].view(dtype).reshape(shape)
 
 
 def bits(array: Any) -> NDArray[Any]:

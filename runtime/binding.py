@@ -6,7 +6,7 @@ A binding is made for the first launch of a task with these regions and used by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
@@ -193,6 +193,7 @@ def _point(
                     f"task {task.name}: {other_name} ({other.privilege} {parts[other_name]}) "
                     f"and {name} ({one.privilege} {parts[name]}) overlap in one launch{at}"
                 )
+    named += storage_requirements(task, parts, {name: part.space for name, part in parts.items()})
     return Point(colour, dict(parts), tuple(requirement for _, requirement in named))
 
 
@@ -232,8 +233,22 @@ def _name_of(regions: Mapping[str, Subregion | Projected], requirement: Requirem
 
 
 def _keys(points: Sequence[Point]) -> tuple[FieldKey, ...]:
-    keys = (requirement.key for point in points for requirement in point.requirements)
-    return tuple(dict.fromkeys(keys))  # type: ignore[arg-type]
+    keys = (key for point in points for part in point.parts.values() for key in part.keys)
+    return tuple(dict.fromkeys(keys))
+
+
+def storage_requirements(
+    task: Task, parts: Mapping[str, Subregion], spaces: Mapping[str, IndexSpace]
+) -> Iterator[tuple[str, Requirement]]:
+    """What arguments do to bytes that other regions have at other times, by parameter.
+
+    Such a region is dead before another takes its bytes, and nobody says so but its last use.
+    """
+    for name, part in parts.items():
+        storage = part.region.storage
+        if storage is not None:
+            interval = storage.interval(part.region.shape, spaces[name])
+            yield name, Requirement(storage.key, interval, task.privileges[name])
 
 
 def _fixed(task: Task, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,18 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from specinfer.runtime.agreement import Agreement
+from specinfer.runtime.arrays import bytes_like, itemsize, over, zeros
 from specinfer.runtime.binding import Binding, bind_index, bind_single
 from specinfer.runtime.debug import CheckingExecutor
 from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
 from specinfer.runtime.distributor import Distributor
-from specinfer.runtime.errors import ConfigError, LaunchError, PoisonedError, TraceError
+from specinfer.runtime.errors import (
+    ConfigError,
+    LaunchError,
+    MapperError,
+    PoisonedError,
+    TraceError,
+)
 from specinfer.runtime.executor import Executor, Operation, ReplayingExecutor
 from specinfer.runtime.executor.in_order import InOrderExecutor
 from specinfer.runtime.executor.serial import SerialExecutor
@@ -23,14 +30,16 @@ from specinfer.runtime.loops import LoopWatch
 from specinfer.runtime.machine import Machine
 from specinfer.runtime.machine.one import OneRank
 from specinfer.runtime.mapper import Mapper
+from specinfer.runtime.memory import Memory
 from specinfer.runtime.mesh import line
 from specinfer.runtime.observer import Observer
 from specinfer.runtime.partition import Projected, points
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.privilege import R
 from specinfer.runtime.recorder import Recorder
-from specinfer.runtime.region import FieldKey, Region, Subregion
+from specinfer.runtime.region import FieldKey, Region, Storage, Subregion
 from specinfer.runtime.task import Task
+from specinfer.runtime.temporaries import Temporary, plan_temporaries
 from specinfer.runtime.trace import TEMPLATES, Recording, States, Template, Trace
 from specinfer.runtime.waiting import Observation, ValueMove
 
@@ -47,11 +56,13 @@ class Runtime:
             its own.
         machine: ranks and their memories; by default this process alone.
         mapper: says where launches run.
+        memories: by name, with their budgets; by default one, ``cpu``, without end.
         observer: is told what the program issues; see :mod:`specinfer.runtime.oplog`.
         debug: hold tasks to what they declare; see :mod:`specinfer.runtime.debug`.
 
     Attributes:
         traces: made so far.
+        memories: by name; each tells who holds how much of it.
 
     >>> import numpy as np
     >>> from specinfer.runtime.privilege import RW
@@ -75,6 +86,7 @@ class Runtime:
         *,
         machine: Machine | None = None,
         mapper: Mapper | None = None,
+        memories: Sequence[Memory] = (),
         observer: Observer | None = None,
         debug: bool = False,
     ) -> None:
@@ -101,6 +113,8 @@ class Runtime:
         self._num_operations = 0
         self._attached = 0
         self.traces: list[Trace] = []
+        self.memories = {memory.name: memory for memory in memories or (Memory("cpu"),)}
+        self._num_arenas = 0
         self._recorder: Recorder | None = None
         self._observer = observer
         self._replayed: tuple[Template, int] | None = None
@@ -141,12 +155,59 @@ class Runtime:
 
         Fields without memory start as zeros.
         """
+        region = self._new_region(name, shape, fields)
+        attached = {f: region.check(f, array) for f, array in (arrays or {}).items()}
+        memory = self._memory_of(region)
+        for field, dtype in region.fields.items():
+            array = attached.get(field)
+            size = itemsize(dtype if array is None else array.dtype)
+            memory.hold(f"{name}.{field}", region.space.volume * size)
+        for field, array in attached.items():
+            self._attach(region, field, array)
+        return region
+
+    def temporaries(self, name: str, values: Sequence[Temporary]) -> dict[str, Region]:
+        """Regions of one field ``value`` whose memory is shared by those not needed at once.
+
+        What such a region holds is lost when the next one takes its bytes.
+
+        Args:
+            name: of the arena, for people.
+            values: what there is, and when.
+
+        Raises:
+            ArenaError: lifetimes that cannot be.
+            OutOfMemoryError: the arena is larger than what is left of its memory.
+        """
+        plan = plan_temporaries(values)
+        regions = {v.name: self._new_region(v.name, v.shape, {"value": v.dtype}) for v in values}
+        if not regions:
+            return regions
+        arena, dtype = self._num_arenas, bytes_like(values[0].dtype)
+        self._num_arenas += 1
+        self._memory_of(next(iter(regions.values()))).hold(name, plan.num_bytes)
+        memory = zeros((plan.num_bytes,), dtype)
+        for value in values:
+            region, offset = regions[value.name], plan.offsets[value.name]
+            region.storage = Storage(arena, offset, itemsize(value.dtype))
+            self._attach(region, "value", over(memory, offset, value.shape, value.dtype))
+        return regions
+
+    def _new_region(self, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]) -> Region:
         region = Region(len(self._regions), name, shape, fields)
         self._regions.append(region)
         self._distributor.add(region)
-        for field, array in (arrays or {}).items():
-            self._attach(region, field, array)
         return region
+
+    def _memory_of(self, region: Region) -> Memory:
+        name = self._mapper.memory(region)
+        try:
+            return self.memories[name]
+        except KeyError:
+            raise MapperError(
+                f"region {region.name}: a mapper put it into memory {name!r}, expected "
+                f"{' or '.join(self.memories)}"
+            ) from None
 
     def attach(self, region: Region, field: str, array: Any) -> None:
         """Make ``array`` the memory of a field: NumPy, torch, CuPy, or anything with DLPack.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from specinfer.runtime.arrays import bits
-from specinfer.runtime.binding import Binding
+from specinfer.runtime.binding import Binding, storage_requirements
 from specinfer.runtime.call import Executable, make_executable
 from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.errors import MapperError
@@ -226,6 +226,11 @@ def _physical(binding: Binding, part: Part, rank: int) -> tuple[Requirement, ...
             )
             for key in part.point.parts[name].keys
         ]
+    found += (
+        Requirement(physical_key(r.key, rank), r.space, r.privilege)  # type: ignore[arg-type]
+        for name, r in storage_requirements(binding.task, part.point.parts, part.spaces)
+        if name not in part.partial
+    )
     return tuple(found)
 
 

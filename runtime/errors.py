@@ -7,6 +7,8 @@
   + TraceError            a trace that cannot be replayed although it must
   + PoisonedError         data or a value that was never made, because a task raised
   + DivergenceError       ranks that do not run the same program
+  + runtime.memory        OutOfMemoryError, HoldError
+  + runtime.arena         ArenaError
   + models.errors         GraphError, CheckpointError, FetchError
   + scheduler.errors      TreeError, RequestError
 

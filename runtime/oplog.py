@@ -152,7 +152,7 @@ class OperationLog:
             return self._number(
                 "work", transfer, lambda: {"text": str(operation), **_transfer(transfer)}
             )
-        uses = [_use(r, "") for r in operation.requirements if r.key[0] != "future"]
+        uses = [_use(r, "") for r in operation.requirements if r.key[0] not in ("future", "arena")]
         kind = "value" if operation.is_communication else "read"
         return self._number(
             "work", operation, lambda: {"kind": kind, "text": str(operation), "uses": uses}
@@ -275,7 +275,14 @@ class _Logged:
 
 
 def _region(region: Region) -> Record:
-    return {"id": region.id, "name": region.name, "shape": list(region.shape)}
+    storage = region.storage
+    shared = storage and [storage.arena, storage.offset, storage.itemsize]
+    return {
+        "id": region.id,
+        "name": region.name,
+        "shape": list(region.shape),
+        "storage": shared,
+    }
 
 
 def _binding(binding: Binding) -> Record:

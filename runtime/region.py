@@ -7,6 +7,7 @@ a task first wants it; tasks see only the arrays of the subregions that their la
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from specinfer.runtime.arrays import imported
@@ -25,7 +26,46 @@ class Array(Protocol):
         """Points along each dimension."""
         ...
 
+    @property
+    def dtype(self) -> Any:
+        """Type of an element."""
+        ...
+
     def __getitem__(self, index: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """Bytes that the memory of a region shares with other regions, at other times.
+
+    Attributes:
+        arena: number of the arena.
+        offset: of the region's first element, in bytes.
+        itemsize: bytes of an element.
+    """
+
+    arena: int
+    offset: int
+    itemsize: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What dependences on the arena's bytes are looked up by."""
+        return ("arena", self.arena)
+
+    def interval(self, shape: tuple[int, ...], space: IndexSpace) -> IndexSpace:
+        """The bytes from the first to the last element of some points; rows lie together.
+
+        >>> Storage(0, 64, 4).interval((4, 8), IndexSpace((1, 2), (3, 4)))
+        IndexSpace(lo=(104,), hi=(144,))
+        """
+        if space.is_empty:
+            return IndexSpace((self.offset,), (self.offset,))
+        first = last = 0
+        for extent, low, high in zip(shape, space.lo, space.hi, strict=True):
+            first, last = first * extent + low, last * extent + high - 1
+        start = self.offset + first * self.itemsize
+        return IndexSpace((start,), (self.offset + (last + 1) * self.itemsize,))
 
 
 class Region:
@@ -40,9 +80,10 @@ class Region:
         space: all of its points, from the origin.
         fields: names, with the type of their elements (whatever the memory understands).
         partitions: made of it so far, by what they are made of.
+        storage: bytes that it shares with other regions, if it does.
     """
 
-    __slots__ = ("_by_rows", "_parts", "fields", "id", "name", "partitions", "space")
+    __slots__ = ("_by_rows", "_parts", "fields", "id", "name", "partitions", "space", "storage")
 
     def __init__(self, id: int, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]):
         if not fields:
@@ -52,6 +93,7 @@ class Region:
         self.space = whole(shape)
         self.fields = dict(fields)
         self.partitions: dict[Hashable, Any] = {}
+        self.storage: Storage | None = None
         self._parts: dict[tuple[IndexSpace, tuple[str, ...]], Subregion] = {}
         self._by_rows: dict[tuple[int, int], Subregion] = {}  # models ask for these all the time
 

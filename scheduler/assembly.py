@@ -31,6 +31,7 @@ from specinfer.runtime.executor.serial import SerialExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.mapper.yaml import YamlMapper
+from specinfer.runtime.memory import Memory, budgets_from
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
@@ -89,6 +90,7 @@ def new_runtime(
     *,
     parallel: ParallelConfig | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
+    memory: Mapping[str, Any] | None = None,
 ) -> Runtime:
     """A runtime on the CPUs of this process, or of all ranks that ``mpirun`` has started.
 
@@ -98,6 +100,7 @@ def new_runtime(
         profiler: is told what runs, if there is one.
         parallel: how the work is spread over the ranks.
         rules: which launches are divided over them, as in a mapper's YAML.
+        memory: budgets by name, in bytes or as text; by default what the machine has.
 
     Raises:
         ConfigError: another executor, or another number of ranks than there are.
@@ -125,7 +128,14 @@ def new_runtime(
         chosen = InOrderExecutor() if machine.num_ranks > 1 else SerialExecutor()
     mapper = _mapper(parallel, processors, rules)
     chosen = ProfilingExecutor(chosen, profiler) if profiler else chosen
-    return Runtime(chosen, machine=machine, mapper=mapper)
+    budgets = {"cpu": machine_bytes()} | budgets_from(memory or {})
+    memories = [Memory(name, budget) for name, budget in budgets.items()]
+    return Runtime(chosen, machine=machine, mapper=mapper, memories=memories)
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, whoever uses it."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _mapper(
@@ -205,7 +215,7 @@ class Assembly:
         whole_pages = -(-self.length // PAGE_SLOTS) * PAGE_SLOTS
         slots = KVSlots(requests, requests * whole_pages, max(1, nodes))
         needed = memory_bytes(program, limits, slots.num_slots, self.dtype)
-        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        present = machine_bytes()
         if needed > present:
             raise ConfigError(
                 f"{program.name}: {requests} requests of {self.length} tokens with trees of "

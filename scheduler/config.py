@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from specinfer.runtime.config import from_mapping, read_yaml
 from specinfer.scheduler.errors import TreeError
@@ -160,6 +162,8 @@ class ServingConfig:
         batch: how much is done at once.
         generation: how texts are written.
         parallel: how the work is spread over ranks.
+        memory: what may be held of each memory, such as ``{cpu: 8 GiB}``; by default what the
+            machine has.
     """
 
     model: str = DEFAULT_MODEL
@@ -170,6 +174,7 @@ class ServingConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, known in (

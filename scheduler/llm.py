@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -123,6 +123,7 @@ class LLM:
             batch=config.batch,
             executor=config.executor,
             parallel=config.parallel,
+            memory=config.memory,
         )
         return llm
 
@@ -173,6 +174,7 @@ class LLM:
         batch: BatchConfig | None = None,
         executor: str = "serial",
         parallel: ParallelConfig | None = None,
+        memory: Mapping[str, Any] | None = None,
         profiler: Profiler | None = None,
     ) -> None:
         """Read the weights and make an engine of this LLM and its speculators.
@@ -183,6 +185,7 @@ class LLM:
             batch: how much is done at once.
             executor: ``serial`` or ``threads``.
             parallel: how the work is spread over the ranks of ``mpirun``.
+            memory: budgets by name, such as ``{"cpu": "8 GiB"}``.
             profiler: is told of tasks and requests, if there is one.
 
         Raises:
@@ -195,7 +198,9 @@ class LLM:
         plans = [draft if isinstance(draft, NGram) else self.plan(draft) for draft in ssms]
         models = [self.plan(), *(plan for plan in plans if isinstance(plan, Plan))]
         rules = [rule for plan in models for rule in tensor_rules(plan.graph, plan.prefix)]
-        runtime = new_runtime(executor, self._dtype, profiler, parallel=parallel, rules=rules)
+        runtime = new_runtime(
+            executor, self._dtype, profiler, parallel=parallel, rules=rules, memory=memory
+        )
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
         self._lanes = RequestLanes(profiler) if profiler else None
         self._engine = assembly.engine(self.plan(), plans, self._progress)

@@ -90,8 +90,10 @@ def physical_key(key: FieldKey, rank: int, *, is_partial: bool = False) -> Physi
     return (*key, rank, "partial" if is_partial else "main")
 
 
-def transfer_requirements(transfer: Transfer, ranks: Sequence[int]) -> tuple[Requirement, ...]:
-    """What a transfer does to the memories of these ranks."""
+def transfer_requirements(
+    transfer: Transfer, region: Region, ranks: Sequence[int]
+) -> tuple[Requirement, ...]:
+    """What a transfer of a region's field does to the memories of these ranks."""
     found: list[Requirement] = []
     match transfer:
         case Copy(key, moves):
@@ -108,4 +110,14 @@ def transfer_requirements(transfer: Transfer, ranks: Sequence[int]) -> tuple[Req
                 found.append(Requirement(physical_key(key, rank), part, WD))
         case Reset(key, rank, space):
             found.append(Requirement(physical_key(key, rank, is_partial=True), space, WD))
+    if (storage := region.storage) is not None:  # also to other regions with the same bytes
+        found += [
+            Requirement(
+                physical_key(storage.key, r.key[2]),  # type: ignore[index, arg-type]
+                storage.interval(region.shape, r.space),
+                r.privilege,
+            )
+            for r in found
+            if r.key[3] == "main"  # type: ignore[index]
+        ]
     return tuple(r for r in found if r.key[2] in ranks)  # type: ignore[index]

@@ -80,7 +80,7 @@ class MPIRanks:
         """This rank's share of a transfer."""
         if not transfer.ranks >> self.rank & 1:
             return None
-        requirements = transfer_requirements(transfer, self.ranks)
+        requirements = transfer_requirements(transfer, self._regions[transfer.key[0]], self.ranks)
         match transfer:
             case Reset():
                 return _Local(transfer, requirements, self)
@@ -163,9 +163,9 @@ class _Operation:
     @property
     def num_bytes(self) -> int:
         """Of the data that this rank sends or receives."""
-        return sum(requirement.space.volume for requirement in self.requirements) * _itemsize(
-            self.instances, self.transfer.key
-        )
+        key = self.transfer.key
+        points = sum(r.space.volume for r in self.requirements if r.key[:2] == key)  # type: ignore[index, misc]
+        return points * _itemsize(self.instances, key)
 
     def run(self) -> None:
         place = self._place

@@ -48,9 +48,10 @@ class SimulatedRanks:
 
     def transfer(self, transfer: Transfer, *, as_messages: bool) -> Operation | None:
         """The whole transfer, between all of its ranks."""
-        region = self._regions[transfer.key[0]].name
-        requirements = transfer_requirements(transfer, self.ranks)
-        return _Transfer(transfer, self._instances, requirements, f"{region}.{transfer.key[1]}")
+        region = self._regions[transfer.key[0]]
+        requirements = transfer_requirements(transfer, region, self.ranks)
+        name = f"{region.name}.{transfer.key[1]}"
+        return _Transfer(transfer, self._instances, requirements, name)
 
     def send_value(self, value: Any, root: int) -> Any:
         """The value itself: all ranks are here."""

@@ -181,6 +181,7 @@ def _load(
             batch=config.batch,
             executor=config.executor,
             parallel=config.parallel,
+            memory=config.memory,
             profiler=profiler,
         )
     return llm

@@ -6,15 +6,18 @@ The check replays programs on a memory that holds names instead of numbers.
 from __future__ import annotations
 
 import random
-from collections import Counter
 
 import pytest
+import torch
 from tiny_models import tiny_config
 
+from specinfer.models.batch import BatchLimits
 from specinfer.models.compiler import Operand, Program, compile_graph
 from specinfer.models.definition import definition_for
 from specinfer.models.errors import GraphError
 from specinfer.models.graph import Graph, SymbolicTensor
+from specinfer.models.model import temporaries
+from specinfer.runtime.temporaries import plan_temporaries
 
 
 class Spoiled(AssertionError):
@@ -22,15 +25,15 @@ class Spoiled(AssertionError):
 
 
 def replay(graph: Graph, program: Program) -> None:
-    """Follow a program step by step; a buffer holds the name of the result last written to it."""
+    """Follow a program step by step; a value holds the name of the result written to it."""
     memory: dict[int, str] = {}
-    steps = iter(program.steps)
+    steps = iter(enumerate(program.steps))
     layer = 0
     for node in graph.nodes:
         tasks = node.operator.lower(frozenset(node.weights))
         given = dict(zip(node.operator.inputs, node.inputs, strict=True))
         for task in tasks:
-            step = next(steps)
+            at, step = next(steps)
             assert step.task is task
             arguments = dict(step.arguments)
             assert tuple(arguments) == task.parameters
@@ -47,8 +50,9 @@ def replay(graph: Graph, program: Program) -> None:
             assert arguments.get("kv") in (None, Operand("kv", layer))
             if out is not None:
                 number = int(out.name)
-                buffer = program.buffers[number]
-                assert (buffer.rows, buffer.width) == node.out.shape
+                made = program.values[number]
+                assert (made.rows, made.width) == node.out.shape
+                assert made.first <= at <= made.last
                 memory[number] = node.out.name
         layer += node.operator.name == "attention"
     assert next(steps, None) is None
@@ -64,21 +68,6 @@ def _check_input(
         assert operand == Operand("input", tensor.name)
     elif (found := memory.get(int(operand.name))) != tensor.name:
         raise Spoiled(f"{tensor.name} is wanted, and {operand} holds {found}")
-
-
-def most_at_once(graph: Graph) -> Counter[tuple[int | str, ...]]:
-    """By shape: how many results have to be there at the same time, the one just made included."""
-    last = {tensor.name: n for n, node in enumerate(graph.nodes) for tensor in node.inputs}
-    last[graph.output.name] = len(graph.nodes)
-    most: Counter[tuple[int | str, ...]] = Counter()
-    for n in range(len(graph.nodes)):
-        needed = {
-            node.out
-            for made, node in enumerate(graph.nodes[: n + 1])
-            if made == n or last.get(node.out.name, -1) >= n
-        }
-        most |= Counter(tensor.shape for tensor in needed)
-    return most
 
 
 def random_graph(generator: random.Random, names: str = "t") -> Graph:
@@ -124,23 +113,34 @@ def test_every_step_reads_what_its_operator_was_given(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_there_are_as_many_buffers_as_results_needed_at_once(seed: int) -> None:
+def test_a_value_lives_from_its_first_step_to_its_last(seed: int) -> None:
     graph = random_graph(random.Random(seed))
-    buffers = Counter((b.rows, b.width) for b in compile_graph(graph).buffers)
-    assert buffers == most_at_once(graph)
+    program = compile_graph(graph)
+    used: dict[object, list[int]] = {}
+    for at, step in enumerate(program.steps):
+        for _, operand in step.arguments:
+            if isinstance(operand, Operand) and operand.kind == "value":
+                used.setdefault(operand.name, []).append(at)
+    used[program.output.name].append(len(program.steps))
+    for number, value in enumerate(program.values):
+        assert value.first <= min(used[number])
+        assert max(used[number]) <= value.last
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_models_of_the_zoo_need_the_buffers_of_one_layer(kind: str) -> None:
-    programs = []
+def test_models_of_the_zoo_need_the_memory_of_one_layer(kind: str) -> None:
+    sizes = []
     for layers in (1, 2, 9):
         config = tiny_config(kind, layers=layers)
         graph = definition_for(config).build(config)
-        programs.append(compile_graph(graph))
-        replay(graph, programs[-1])
-        assert programs[-1].num_layers == layers
-    assert len({program.buffers for program in programs[1:]}) == 1
-    assert (programs[0].kv_heads, programs[0].head_size) == (2, 4)
+        program = compile_graph(graph)
+        replay(graph, program)
+        assert program.num_layers == layers
+        assert (program.kv_heads, program.head_size) == (2, 4)
+        plan = plan_temporaries(temporaries(program, BatchLimits(), torch.float32))
+        sizes.append(plan.num_bytes)
+        assert plan.num_bytes == plan.lower_bound
+    assert sizes[1] == sizes[2]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -185,9 +185,9 @@ def test_a_graph_built_in_python_gives_the_program_of_the_yaml_definition() -> N
 
 def test_a_program_is_told_step_by_step() -> None:
     told = str(compile_graph(random_graph(random.Random(0)))).splitlines()
-    assert told[0] == "embedding(tokens=tokens, weight=e, out=buffer.0)"
-    assert told[-1].startswith("select_rows(x=buffer.")
-    assert any(line.startswith("write_kv(k=buffer.") and "kv=kv.0" in line for line in told)
+    assert told[0] == "embedding(tokens=tokens, weight=e, out=value.0)"
+    assert told[-1].startswith("select_rows(x=value.")
+    assert any(line.startswith("write_kv(k=value.") and "kv=kv.0" in line for line in told)
     assert any("keys=plan.keys" in line for line in told if line.startswith("tree_attention("))
 
 

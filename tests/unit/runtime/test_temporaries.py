@@ -1,0 +1,161 @@
+"""Temporary values lie over each other in memory, and nobody sees it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from specinfer.runtime import binding
+from specinfer.runtime.context import Runtime
+from specinfer.runtime.errors import MapperError
+from specinfer.runtime.executor.in_order import InOrderExecutor
+from specinfer.runtime.executor.shuffled import ShuffledExecutor
+from specinfer.runtime.executor.threads import ThreadedExecutor
+from specinfer.runtime.index_space import IndexSpace
+from specinfer.runtime.machine.sim import SimulatedRanks
+from specinfer.runtime.mapper import Mapper
+from specinfer.runtime.mapper.random import RandomMapper
+from specinfer.runtime.memory import Memory, OutOfMemoryError
+from specinfer.runtime.mesh import Mesh, line
+from specinfer.runtime.privilege import WD, R, Reduce
+from specinfer.runtime.region import Region, Storage
+from specinfer.runtime.task import task
+from specinfer.runtime.temporaries import Temporary
+
+
+@task(out=WD, pure=True)
+def fill(out: Any, number: int) -> None:
+    out[...] = number
+
+
+@task(x=R, y=R, out=WD, pure=True)
+def combine(x: Any, y: Any, out: Any) -> None:
+    out[...] = 2 * x.sum() + y.sum()
+
+
+@task(x=R, total=Reduce("+"), pure=True)
+def add_up(x: Any, total: Any) -> None:
+    total += x.sum()
+
+
+def program(runtime: Runtime, seed: int) -> int:
+    """Random values of random lifetimes; what is left of them all."""
+    generator = random.Random(seed)
+    steps = generator.randint(3, 12)
+    inputs = [
+        (max(0, n - generator.randint(1, 4)), max(0, n - generator.randint(1, 4)))
+        for n in range(steps)
+    ]
+    last = {n: n for n in range(steps)}
+    for n, used in enumerate(inputs):
+        for m in used if n else ():
+            last[m] = n
+    for n in range(steps):  # the total reads each value when it has been used
+        last[n] = max(last[n], n) + 1
+    values = [
+        Temporary(f"v{n}", (generator.randint(1, 9),), "int64", 2 * n, 2 * last[n] + 1)
+        for n in range(steps)
+    ]
+    regions = list(runtime.temporaries("values", values).values())
+    total = runtime.region("total", (1,), {"value": "int64"})
+    added: set[int] = set()
+    for n, (x, y) in enumerate(inputs):
+        if n:
+            runtime.launch(combine, x=regions[x], y=regions[y], out=regions[n])
+        else:
+            runtime.launch(fill, out=regions[n], number=seed % 7 + 1)
+        for m in range(n + 1):
+            if last[m] <= n and m not in added:
+                added.add(m)
+                runtime.launch(add_up, x=regions[m], total=total)
+    return int(runtime.read(total.part())[0])
+
+
+EXECUTORS: dict[str, Callable[[int], Runtime]] = {
+    "threads": lambda seed: Runtime(ThreadedExecutor(3)),
+    "shuffled": lambda seed: Runtime(ShuffledExecutor(seed)),
+    "simulated": lambda seed: Runtime(
+        ShuffledExecutor(seed),
+        machine=SimulatedRanks(3),
+        mapper=RandomMapper(Mesh.of({"a": 3}), seed),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_values_that_share_bytes_do_not_spoil_each_other(kind: str) -> None:
+    for seed in range(60):
+        with EXECUTORS[kind](seed) as runtime:
+            assert program(runtime, seed) == program(Runtime(), seed), seed
+
+
+def test_without_the_bytes_in_the_analysis_they_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binding, "storage_requirements", lambda *_: iter(()))
+    wrong = 0
+    for seed in range(60):
+        wrong += program(Runtime(ShuffledExecutor(seed)), seed) != program(Runtime(), seed)
+    assert wrong > 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.float32, torch.bfloat16])
+def test_an_arena_is_as_large_as_what_lives_at_once(dtype: Any) -> None:
+    memory = Memory("cpu")
+    runtime = Runtime(memories=[memory])
+    values = [Temporary(f"v{n}", (16, 4), dtype, n, n + 1) for n in range(10)]
+    regions = runtime.temporaries("chain", values)
+    itemsize = 2 if dtype == torch.bfloat16 else 4
+    assert memory.holders == (("chain", 2 * 64 * itemsize),)
+    first, _, third, *_ = (runtime.array(r, "value") for r in regions.values())
+    first[...] = 3
+    assert third[0, 0] == 3  # the same bytes
+
+
+@pytest.mark.parametrize(
+    ("space", "interval"),
+    [
+        (((0, 0), (4, 8)), (64, 192)),
+        (((1, 0), (2, 8)), (96, 128)),
+        (((1, 2), (3, 4)), (104, 144)),  # the rest of the rows between them, too
+        (((1, 2), (1, 4)), (64, 64)),
+    ],
+)
+def test_bytes_of_a_part(space: Any, interval: tuple[int, int]) -> None:
+    found = Storage(0, 64, 4).interval((4, 8), IndexSpace(*space))
+    assert (found.lo[0], found.hi[0]) == interval
+
+
+def test_every_field_is_held_by_its_name() -> None:
+    runtime = Runtime(memories=[Memory("cpu", 1000)])
+    runtime.region("cache", (8, 4), {"k": "float32", "v": "float32"})
+    runtime.region("x", (3,), {"value": "int64"}, {"value": np.zeros(3, np.int64)})
+    assert runtime.memories["cpu"].holders == (("cache.k", 128), ("cache.v", 128), ("x.value", 24))
+    with pytest.raises(
+        OutOfMemoryError,
+        match=r"cpu: big\.value asks for 800 B, but 720 B of 1000 B are left, 80 B too few; "
+        r"held: cache\.k 128 B, cache\.v 128 B, x\.value 24 B",
+    ):
+        runtime.region("big", (100,), {"value": "int64"})
+
+
+class Elsewhere(Mapper):
+    """Keeps all data in a memory of its own."""
+
+    def memory(self, region: Region) -> str:
+        return "far"
+
+
+def test_a_mapper_chooses_the_memory() -> None:
+    runtime = Runtime(mapper=Elsewhere(line(1)), memories=[Memory("far"), Memory("cpu")])
+    runtime.region("x", (3,), {"value": "int64"})
+    assert runtime.memories["far"].used == 24
+
+
+def test_refuses_a_memory_that_is_not_there() -> None:
+    runtime = Runtime(InOrderExecutor(), mapper=Elsewhere(line(1)))
+    with pytest.raises(MapperError, match="region x: a mapper put it into memory 'far', expected"):
+        runtime.region("x", (3,), {"value": "int64"})
