@@ -15,6 +15,7 @@ from typing import Any
 
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.errors import LaunchError
 from specinfer.runtime.future import DEFERRED, Future, FutureMap, Parameter
 from specinfer.runtime.index_space import ONE, IndexSpace
 from specinfer.runtime.instances import Instances
@@ -190,6 +191,49 @@ class Executable:
             )
         at = "" if self.colour is None else f" at point {self.colour}"
         return f"{task.name}({', '.join(listed)}){at}"
+
+
+def check_values(
+    host: object,
+    binding: Binding,
+    values: Mapping[str, Any],
+    predicate: Future | None = None,
+    otherwise: Any = None,
+) -> None:
+    """Refuse futures that a launch could not wait for, before any point of it is issued.
+
+    Raises:
+        LaunchError: a future of another runtime or of too few points, or in a wrong place.
+    """
+    task = binding.task.name
+    for name, value in values.items():
+        if not isinstance(value, (Future, FutureMap)):
+            continue
+        if isinstance(value, FutureMap):
+            if not binding.is_index:
+                raise LaunchError(
+                    f"task {task}: argument {name} is the future map of an index launch, expected the "
+                    "future of one of its points"
+                )
+            for point in binding.points:
+                if point.colour not in value:
+                    raise LaunchError(
+                        f"task {task}: argument {name} has no future for point {point.colour}, expected "
+                        "one for each point"
+                    )
+        futures = (value,) if isinstance(value, Future) else value
+        if not all(future.is_of(host) for future in futures):
+            raise LaunchError(f"task {task}: argument {name} is a future of another runtime")
+    if predicate is None:
+        return
+    if not isinstance(predicate, Future):
+        raise LaunchError(
+            f"task {task}: predicate is {type(predicate).__name__}, expected the future of a launch"
+        )
+    if not predicate.is_of(host):
+        raise LaunchError(f"task {task}: predicate is a future of another runtime")
+    if isinstance(otherwise, (Future, FutureMap)):
+        raise LaunchError(f"task {task}: otherwise is {type(otherwise).__name__}, expected a value")
 
 
 def make_executable(

@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 from specinfer.runtime.agreement import Agreement
 from specinfer.runtime.arrays import bytes_like, itemsize, over, zeros
 from specinfer.runtime.binding import Binding, bind_index, bind_single
+from specinfer.runtime.call import check_values
 from specinfer.runtime.debug import CheckingExecutor
 from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
 from specinfer.runtime.distributor import Distributor
@@ -306,6 +307,7 @@ class Runtime:
     def bind(self, task: Task, /, **arguments: Any) -> Launch:
         """Check a launch once, to issue it many times."""
         binding = self._bind(task, arguments)
+        check_values(self, binding, arguments)
         return Launch(binding, {n: v for n, v in arguments.items() if n not in binding.regions})
 
     def issue(self, launch: Launch) -> None:
@@ -363,11 +365,7 @@ class Runtime:
         predicate: Future | None,
         otherwise: Any,
     ) -> list[Future]:
-        if predicate is not None and not isinstance(predicate, Future):
-            raise LaunchError(
-                f"task {binding.task.name}: predicate is {type(predicate).__name__}, expected the "
-                "future of a launch"
-            )
+        check_values(self, binding, arguments, predicate, otherwise)
         launch = self._begin(binding, arguments, predicate, otherwise)
         if self._machine.num_ranks > 1:
             self._spread(binding, arguments, predicate)

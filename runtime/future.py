@@ -47,6 +47,10 @@ class Future:
         """What dependences on the value are looked up by."""
         return ("future", self.launch, self.colour)
 
+    def is_of(self, host: object) -> bool:
+        """Whether a launch of this runtime gives the value."""
+        return self._host is host
+
     @property
     def is_ready(self) -> bool:
         """Whether the value is here."""
@@ -118,7 +122,12 @@ class FutureMap:
         try:
             return self._futures[point]
         except KeyError:
-            raise LaunchError(f"future map: no point {point!r} among {len(self)}") from None
+            points = list(self._futures)
+            known = f"{points[0]}..{points[-1]}" if points else "(none)"
+            raise LaunchError(f"future map: no point {point!r} among {known}") from None
+
+    def __contains__(self, point: object) -> bool:
+        return point in self._futures
 
     def get(self) -> dict[Colour, Any]:
         """All values, by point; waits for them."""
@@ -134,15 +143,11 @@ class FutureMap:
 
     def value_at(self, colour: Colour | None) -> Any:
         """The value of a point."""
-        return self._at(colour).value_at(colour)
+        return self.at(colour).value_at(colour)
 
     def at(self, colour: Colour | None) -> Future:
         """The future of a point of a launch that was given this map."""
-        return self._at(colour)
-
-    def _at(self, colour: Colour | None) -> Future:
-        if colour is None:
-            raise LaunchError("future map: given to a single launch, expected an index launch")
+        assert colour is not None  # refused when it was launched
         return self[colour]
 
 
