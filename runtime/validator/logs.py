@@ -233,6 +233,7 @@ class Log:
         is_in_order: its executor runs operations as they are issued.
         is_closed: its runtime was closed, which drops what has not begun.
         regions: names and shapes, by number.
+        storage: arena, offset and size of an element in bytes, of regions that share memory.
         bindings: by number.
         events: what the program said, in order.
         ops: by number.
@@ -243,6 +244,7 @@ class Log:
     is_in_order: bool = False
     is_closed: bool = False
     regions: dict[int, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    storage: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     bindings: dict[int, Binding] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     ops: dict[int, Op] = field(default_factory=dict)
@@ -314,6 +316,9 @@ class _Parser:
                 log.is_in_order = in_order
             case {"region": _, "id": id, "name": name, "shape": shape}:
                 log.regions[id] = (name, tuple(shape))
+                if storage := record.get("storage"):
+                    arena, offset, itemsize = storage
+                    log.storage[id] = (arena, offset, itemsize)
             case {"launch": number, "binding": at, "first": first, "predicated": predicated}:
                 binding = log.bindings[at]
                 event = Event("launch", binding.text, line, self.index, number, binding, predicated)

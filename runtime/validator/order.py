@@ -7,6 +7,9 @@ on one thread orders nothing: another time they may not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from operator import ge
+
 from specinfer.runtime.validator.findings import Finding
 from specinfer.runtime.validator.logs import Access, Log, Op, Place, bits, overlap, shown
 
@@ -64,7 +67,8 @@ def _races(log: Log) -> list[Finding]:
         for earlier in op.waits_for:
             ordered |= before.get(earlier, 0) | 1 << earlier
         before[id] = ordered
-        accesses = (*op.work.accesses(log.ranks), *op.futures)
+        memory = op.work.accesses(log.ranks)
+        accesses = (*memory, *op.futures, *_shared(log, memory))
         for access in accesses:
             for other in bits(users.get(access.place, 0) & ~ordered & ~(1 << id)):
                 for known_access in uses[access.place, other]:
@@ -83,6 +87,22 @@ def _races(log: Log) -> list[Finding]:
     return found
 
 
+def _shared(log: Log, accesses: Sequence[Access]) -> Iterator[Access]:
+    """What accesses do to bytes that their regions share with others."""
+    for access in accesses:
+        region, _, rank, memory = access.place
+        lo, hi = access.box
+        if region not in log.storage or memory != "main" or any(map(ge, lo, hi)):
+            continue
+        arena, offset, itemsize = log.storage[region]
+        first = last = 0  # elements of the region, row by row
+        for extent, low, high in zip(log.regions[region][1], lo, hi, strict=True):
+            first, last = first * extent + low, last * extent + high - 1
+        box = (offset + first * itemsize,), (offset + (last + 1) * itemsize,)
+        # The region takes the place of an argument: its own points are looked at apart.
+        yield Access(("arena", arena, rank), box, access.may, str(region))
+
+
 def _conflict(log: Log, one: Access, other: Access) -> str | None:
     """What two accesses of one memory would do to each other."""
     if one.may == other.may and (one.may == "R" or one.op is not None):
@@ -92,6 +112,14 @@ def _conflict(log: Log, one: Access, other: Access) -> str | None:
         return None
     if one.place[0] == "future":
         return f"they use the future of launch {one.place[1]} ({one.may}, then {other.may})"
+    if one.place[0] == "arena":
+        if one.argument == other.argument:
+            return None
+        names = [log.regions[int(use.argument)][0] for use in (one, other)]
+        return (
+            f"{' and '.join(names)} share bytes {shown(common)} of arena "
+            f"{one.place[1]} on rank {one.place[2]}, {one.may}, then {other.may}"
+        )
     _, _, rank, memory = one.place
     part = " (its part of a reduction)" if memory == "partial" else ""
     return (

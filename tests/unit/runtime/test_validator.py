@@ -39,6 +39,7 @@ from specinfer.runtime.partition import Projection, equal, restricted
 from specinfer.runtime.placement import Copy, Move
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.task import task
+from specinfer.runtime.temporaries import Temporary
 from specinfer.runtime.validator import Finding, validate, validate_files
 from specinfer.runtime.validator.findings import Severity
 
@@ -279,6 +280,54 @@ def test_finds_a_dropped_dependence_of_a_future() -> None:
             record["waits_for"] = []
     found = errors([[r for r in records if "finished" not in r]])
     assert any("the future of launch 0" in f.text for f in found if f.kind == "race")
+
+
+@pytest.mark.parametrize("machine", [OneRank, lambda: SimulatedRanks(2)])
+def test_finds_temporary_values_that_meet(
+    machine: Callable[[], Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share bytes, at other times; only the analysis of the bytes orders them."""
+
+    def program(runtime: Runtime) -> None:
+        values = [Temporary(name, (4,), "int64", n, n + 1) for n, name in enumerate("abcd")]
+        regions = list(runtime.temporaries("arena", values).values())
+        x = runtime.region("x", (4,), {"v": "int64"})
+        for source, target in pairwise([x, *regions, x]):
+            runtime.launch(smooth, x=source, y=target, low=0)
+        for region in regions[:3:2]:  # c on the bytes of a; nobody reads either
+            runtime.launch(smooth, x=x, y=region, low=0)
+        runtime.fence()
+
+    def told(seed: int) -> list[Finding]:
+        return errors([records_of(program, ShuffledExecutor(seed), machine())])
+
+    assert [told(seed) for seed in range(3)] == [[], [], []]
+    original = DependenceAnalyzer.launch
+    monkeypatch.setattr(
+        DependenceAnalyzer,
+        "launch",
+        lambda self, id, requirements: original(
+            self, id, [r for r in requirements if r.key[0] != "arena"]
+        ),
+    )
+    found = [f for seed in range(3) for f in told(seed) if f.kind == "race"]
+    assert any("a and c share bytes [0:32]" in f.text for f in found)
+
+
+def test_transfers_of_temporary_values_wait_for_those_that_had_their_bytes() -> None:
+    other = Projection("other", lambda point: 1 - point)
+
+    def program(runtime: Runtime) -> None:
+        values = [Temporary(name, (4,), "int64", n, n + 1) for name, n in (("a", 0), ("c", 2))]
+        a, c = runtime.temporaries("arena", values).values()
+        x, z, w = (runtime.region(name, (4,), {"v": "int64"}) for name in "xzw")
+        for source, target in ((x, a), (a, z), (x, c), (c, w)):
+            part = equal(source, 2)[other]
+            runtime.index_launch(smooth, 2, x=part, y=equal(target, 2), low=0)
+        runtime.fence()
+
+    for seed in range(8):
+        assert errors([records_of(program, ShuffledExecutor(seed), SimulatedRanks(2))]) == []
 
 
 def test_finds_an_operation_that_does_not_wait() -> None:
