@@ -212,14 +212,14 @@ def check_values(
         if isinstance(value, FutureMap):
             if not binding.is_index:
                 raise LaunchError(
-                    f"task {task}: argument {name} is the future map of an index launch, expected the "
-                    "future of one of its points"
+                    f"task {task}: argument {name} is the future map of an index launch, expected "
+                    "the future of one of its points"
                 )
             for point in binding.points:
                 if point.colour not in value:
                     raise LaunchError(
-                        f"task {task}: argument {name} has no future for point {point.colour}, expected "
-                        "one for each point"
+                        f"task {task}: argument {name} has no future for point {point.colour}, "
+                        "expected one for each point"
                     )
         futures = (value,) if isinstance(value, Future) else value
         if not all(future.is_of(host) for future in futures):
