@@ -52,12 +52,11 @@ def validate(logs: Iterable[Sequence[dict[str, Any]]]) -> list[Finding]:
 
 def _validate(logs: list[Log]) -> list[Finding]:
     logs = sorted(logs, key=lambda log: log.ranks)
-    findings = check_same(logs)
+    findings = differences = check_same(logs)
     for log in logs:
-        findings += check_ends(log, logs)
-        findings += check_order(log)
-    if not findings or logs[0].events:
-        steps, mismatch = merge(logs)
-        findings += mismatch
+        findings = [*findings, *check_ends(log, logs), *check_order(log)]
+    steps, mismatch = merge(logs)
+    findings = [*findings, *mismatch]
+    if not differences:  # else there is no one meaning to compare with
         findings += check_flow(logs, steps)
     return findings
