@@ -69,26 +69,40 @@ class Mesh:
         for name, size in self.axes:
             if name == axis:
                 return size
-        known = ", ".join(name for name, _ in self.axes)
-        raise ConfigError(f"mesh {self} has no axis {axis!r}, expected one of {known}")
+        raise self._no_axis(axis)
 
     def coordinate(self, rank: int, axis: str) -> int:
-        """Where a rank stands along an axis."""
+        """Where a rank stands along an axis.
+
+        Raises:
+            ConfigError: there is no such axis.
+        """
         stride = 1
         for name, size in reversed(self.axes):
             if name == axis:
                 return rank // stride % size
             stride *= size
-        raise ConfigError(f"mesh {self} has no axis {axis!r}")
+        raise self._no_axis(axis)
 
     def groups(self, axes: Iterable[str]) -> tuple[int, ...]:
-        """Sets of ranks that differ along these axes only."""
-        others = [name for name, _ in self.axes if name not in set(axes)]
+        """Sets of ranks that differ along these axes only.
+
+        Raises:
+            ConfigError: there is no such axis.
+        """
+        differing, known = set(axes), [name for name, _ in self.axes]
+        if unknown := differing - set(known):
+            raise self._no_axis(min(unknown))
+        others = [name for name in known if name not in differing]
         groups: dict[tuple[int, ...], int] = {}
         for rank in range(self.num_ranks):
             place = tuple(self.coordinate(rank, name) for name in others)
             groups[place] = groups.get(place, 0) | 1 << rank
         return tuple(groups.values())
+
+    def _no_axis(self, axis: str) -> ConfigError:
+        known = ", ".join(name for name, _ in self.axes)
+        return ConfigError(f"mesh {self} has no axis {axis!r}, expected one of {known}")
 
 
 def line(num_ranks: int, axis: str = "ranks") -> Mesh:

@@ -13,6 +13,7 @@ import numpy as np
 
 from specinfer.runtime.arrays import bits, store, values
 from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.executor import Operation
 from specinfer.runtime.instances import Instances
 from specinfer.runtime.machine import transfer_requirements
@@ -26,11 +27,16 @@ class SimulatedRanks:
 
     Args:
         num_ranks: how many.
+
+    Raises:
+        ConfigError: fewer than one.
     """
 
     control = None
 
     def __init__(self, num_ranks: int) -> None:
+        if num_ranks < 1:
+            raise ConfigError(f"simulated ranks: {num_ranks}, expected 1 or more")
         self.num_ranks = num_ranks
         self.ranks = tuple(range(num_ranks))
         self._regions: dict[int, Region] = {}
