@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from specinfer.runtime.binding import Binding, Point, Units, narrowed
-from specinfer.runtime.errors import MapperError
+from specinfer.runtime.errors import ConfigError, MapperError
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On
 from specinfer.runtime.mesh import Mesh
@@ -131,10 +131,14 @@ def _sharded(binding: Binding, mapper: Mapper) -> list[Part]:
     alone = [part.ranks.bit_count() == 1 for part in parts]
     if mapper.mesh.num_ranks > 1 and any(alone) and not all(alone):
         raise MapperError(f"{binding}: a mapper put some points on one rank and others on all")
-    if binding.task.is_collective and len({part.ranks for part in parts}) < mapper.mesh.num_ranks:
+    everyone = {1 << rank for rank in range(mapper.mesh.num_ranks)}
+    if binding.task.is_collective and (
+        len(parts) > len(everyone) or {part.ranks for part in parts} != everyone
+    ):
         raise MapperError(
             f"{binding}: its points must run at the same time, expected one on each of the "
-            f"{mapper.mesh.num_ranks} ranks"
+            f"{mapper.mesh.num_ranks} ranks, but there are {len(parts)} on ranks "
+            f"{[rank for part in parts for rank in members(part.ranks)]}"
         )
     return parts
 
@@ -145,6 +149,11 @@ def _placed(
     """The parts of a single launch, and the groups whose sums are whole if it is a sum."""
     (point,) = binding.points
     mesh = mapper.mesh
+    if binding.task.is_collective and mesh.num_ranks > 1:
+        raise MapperError(
+            f"{binding}: a single launch of a collective task, expected an index launch with a "
+            f"point for each of the {mesh.num_ranks} ranks"
+        )
     shardings = {
         name: describe(states[part.keys[0]], part.space, mesh) for name, part in point.parts.items()
     }
@@ -175,8 +184,15 @@ def _divided(
             "task that returns None"
         )
     units: dict[str, tuple[Units, tuple[tuple[int, int], ...]]] = {}
+    used: dict[str, str] = {}
     for mesh_axis, (axis, blocks) in where.axes.items():
-        size, unit = mesh.size(mesh_axis), binding.units(axis)
+        if axis in used:
+            raise MapperError(
+                f"{binding}: a mapper divided axis {axis} along both {used[axis]} and {mesh_axis}, "
+                "expected one axis of the mesh for each axis of the task"
+            )
+        used[axis] = mesh_axis
+        size, unit = _size(binding, mesh, mesh_axis), binding.units(axis)
         blocks = share(unit.count, size) if blocks is None else blocks
         ends = [0, *(high for _, high in blocks)]
         if (
@@ -287,8 +303,15 @@ def _check_pure(binding: Binding) -> None:
         )
 
 
+def _size(binding: Binding, mesh: Mesh, axis: str) -> int:
+    try:
+        return mesh.size(axis)
+    except ConfigError as error:
+        raise MapperError(f"{binding}: {error}") from None
+
+
 def _one(binding: Binding, rank: object, mesh: Mesh) -> Ranks:
-    if not isinstance(rank, int) or not 0 <= rank < mesh.num_ranks:
+    if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank < mesh.num_ranks:
         raise MapperError(
             f"{binding}: a mapper put it on rank {rank!r}, expected 0 to {mesh.num_ranks - 1}"
         )
