@@ -9,6 +9,7 @@ Everything else is a set of messages.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 from weakref import finalize
@@ -59,6 +60,8 @@ class MPIRanks:
         self._regions: dict[int, Region] = {}
         self._instances = Instances(self.rank, self._regions)
         self._groups: dict[int, MPI.Intracomm] = {}
+        self._requests: dict[int, list[MPI.Prequest]] = {}
+        self._dropped: deque[int] = deque()
         self.control = (
             MPIControl(self._comm, self.place, patience_seconds) if self.num_ranks > 1 else None
         )
@@ -78,6 +81,8 @@ class MPIRanks:
 
     def transfer(self, transfer: Transfer, *, as_messages: bool) -> Operation | None:
         """This rank's share of a transfer."""
+        while self._dropped:
+            _free(self._requests.pop(self._dropped.popleft()))
         if not transfer.ranks >> self.rank & 1:
             return None
         requirements = transfer_requirements(transfer, self._regions[transfer.key[0]], self.ranks)
@@ -99,6 +104,16 @@ class MPIRanks:
                     return kind(transfer, requirements, self, comm, members(ranks), blocks)
                 return _Messages(transfer, requirements, self, self._comm)
 
+    def keep(self, operation: object, requests: list[MPI.Prequest]) -> None:
+        """Give an operation's requests back when it is gone, or the machine is closed.
+
+        Requests that are not given back keep their communicator. Operations may go while MPI is at
+        work, wherever Python collects garbage: a call of MPI from there may wait for ever. It is
+        only noted then, and done where the next transfer is made.
+        """
+        self._requests[id(requests)] = requests
+        finalize(operation, self._dropped.append, id(requests)).atexit = False
+
     def send_value(self, value: Any, root: int) -> Any:
         """A Python value of one rank, on all of them."""
         return self._wait_in("the broadcast of a value", self._comm.bcast, value, root)
@@ -113,6 +128,10 @@ class MPIRanks:
         if not self._is_open or MPI.Is_finalized():
             return
         self._is_open = False
+        for requests in self._requests.values():
+            _free(requests)
+        self._requests.clear()
+        self._dropped.clear()
         if self.control is not None:
             self.control.close()
         for comm in self._groups.values():
@@ -359,8 +378,7 @@ class _Messages(_Operation):
         self._sent: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._received: list[tuple[NDArray[Any], NDArray[Any]]] = []
         self._requests: list[MPI.Prequest] = []
-        # Requests that are not given back keep their communicator.
-        finalize(self, _free, self._requests).atexit = False
+        machine.keep(self, self._requests)
         own = instances.rank
         # Messages between two ranks arrive in the order in which they are sent.
         for move in copy.moves:
@@ -388,9 +406,8 @@ class _Messages(_Operation):
 
 
 def _free(requests: Sequence[MPI.Prequest]) -> None:
-    if not MPI.Is_finalized():
-        for request in requests:
-            request.Free()
+    for request in requests:
+        request.Free()
 
 
 def _itemsize(instances: Instances, key: FieldKey) -> int:
