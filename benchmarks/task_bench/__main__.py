@@ -108,9 +108,9 @@ def rows(lines: Sequence[dict[str, Any]]) -> list[Row]:
 def table(lines: Sequence[dict[str, Any]], patterns: Sequence[str]) -> str:
     """METG in microseconds, a line a system."""
     systems = list(dict.fromkeys(line["system"] for line in lines))
-    found = {(line["system"], line["pattern"]): line.get("metg") for line in lines}
+    found = {(line["system"], line["pattern"]): line for line in lines}
     cells = [
-        [system, *(_microseconds(found.get((system, pattern))) for pattern in patterns)]
+        [system, *(_told(found.get((system, pattern))) for pattern in patterns)]
         for system in systems
     ]
     return markdown(["METG(50 %), us", *patterns], cells)
@@ -177,8 +177,13 @@ def _rank() -> int:
     return rank_here()
 
 
-def _microseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{1e6 * seconds:.1f}"
+def _told(line: dict[str, Any] | None) -> str:
+    """METG in microseconds; more than the largest granularity, if it was never reached."""
+    if line is None or "left_out" in line:
+        return "-"
+    if line["metg"] is None:
+        return f"> {1e6 * line['samples'][-1][0]:.1f}"
+    return f"{1e6 * line['metg']:.1f}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import exp, log
 from statistics import median
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Sizes of tasks that are measured, in units of the overhead of an empty one; up to the first that
 is efficient enough."""
 

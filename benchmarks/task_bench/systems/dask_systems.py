@@ -32,7 +32,7 @@ class DaskThreads:
 
     name = "Dask threads"
     cores = CORES
-    steps = 60
+    steps = 40
 
     def prepare(self, shape: Shape) -> None:
         """Keep the shape: graphs are built for each run, as a program would."""
@@ -54,7 +54,7 @@ class DaskDistributed:
 
     name = "Dask distributed"
     cores = CORES
-    steps = 30
+    steps = 12
 
     def __init__(self) -> None:
         from dask.distributed import Client, LocalCluster

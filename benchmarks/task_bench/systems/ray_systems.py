@@ -26,7 +26,7 @@ class RayTasks:
 
     name = "Ray tasks"
     cores = CORES
-    steps = 40
+    steps = 20
 
     def __init__(self) -> None:
         start_ray()
@@ -64,7 +64,7 @@ class RayCompiled:
 
     name = "Ray compiled graph"
     cores = CORES
-    steps = 200
+    steps = 60
 
     def __init__(self) -> None:
         start_ray()
