@@ -109,6 +109,8 @@ class ResolvedCall(Call):
         def call() -> Any:
             if predicate is not None and not predicate.value_at(None):
                 value = self.otherwise
+                if isinstance(value, Parameter):
+                    value = value.value
             elif deferred:
                 values = list(template)
                 for position, promised in deferred:
@@ -124,10 +126,12 @@ class ResolvedCall(Call):
 
     def as_of_now(self) -> Call:
         """The same with the present values of its parameters, to be run later."""
-        if not any(isinstance(value, Parameter) for value in self.values):
+        if not any(isinstance(value, Parameter) for value in (*self.values, self.otherwise)):
             return self
-        values = tuple(v.value if isinstance(v, Parameter) else v for v in self.values)
-        return ResolvedCall(self.executable, values, self.result, self.predicate, self.otherwise)
+        *values, otherwise = (
+            v.value if isinstance(v, Parameter) else v for v in (*self.values, self.otherwise)
+        )
+        return ResolvedCall(self.executable, tuple(values), self.result, self.predicate, otherwise)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -414,7 +414,9 @@ class Runtime:
         if self._recorder is None:
             self._loops.saw(binding)
         else:
-            given = values if predicate is None else {**values, "predicate": predicate}
+            given = values
+            if predicate is not None:
+                given = {**values, "predicate": predicate, "otherwise": otherwise}
             self._recorder.launch(binding, given, self._distributor.states)
         launch = self._num_launches
         self._num_launches += 1
@@ -489,7 +491,7 @@ class Runtime:
         for operation in self._distributor.replicate(part):
             self._submit(operation)
         here = self._distributor.requirements_here([Requirement(key, part.space, R)])
-        self._wait([self._submit(Observation(here))])
+        self._wait([self._submit(Observation(here, part))])
         for requirement in here:
             if cause := self._executor.poisoned.cause_in(requirement.key, requirement.space):
                 raise PoisonedError(f"{part} was never made: {cause}")
@@ -517,7 +519,7 @@ class Runtime:
             self._wait(None)
         elif not self._executor.is_in_order:
             here = [Requirement(future.key, ONE, R)]
-            self._wait([self._submit(Observation(here))])
+            self._wait([self._submit(Observation(here, f"launch {future.launch}"))])
         elif self._machine.num_ranks > 1:
             self._wait(())
         cause = self._executor.poisoned.cause_in(future.key, ONE)
@@ -525,7 +527,12 @@ class Runtime:
             raise PoisonedError(f"the future of launch {future.launch} has no value: {cause}")
 
     def agree(self, value: Any) -> Any:
-        """The first rank's value, on all ranks: for what may differ, such as a measured time."""
+        """The first rank's value, on all ranks: for what may differ, such as a measured time.
+
+        Raises:
+            TraceError: inside a trace.
+        """
+        self._refuse_in_trace("agrees on a value")
         return self._machine.send_value(value, 0)
 
     def _wait(self, ids: Sequence[int] | None) -> None:
@@ -588,13 +595,20 @@ class Runtime:
         return self._mapper.replays(name)
 
     def begin_run(self, name: str, bucket: Hashable, parameters: Mapping[str, Any]) -> None:
-        """Take in that a trace is run."""
+        """Take in that a trace is run.
+
+        Raises:
+            TraceError: inside another one.
+        """
+        if self._recorder is not None:
+            raise TraceError(
+                f"trace {name} is run in the body of another trace, expected launches only: call "
+                "the function that it was made of"
+            )
         self._say(f"trace {name}", {"bucket": bucket, **parameters})
 
     def begin_recording(self) -> None:
         """Keep what is issued from now on."""
-        if self._recorder is not None:
-            raise TraceError("a trace inside a trace")
         self._recorder = Recorder()
 
     def end_recording(self) -> Recording:

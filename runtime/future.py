@@ -174,8 +174,11 @@ class Parameter:
             "only; what the body must know belongs in the trace's bucket"
         )
 
-    __bool__ = __int__ = __index__ = __float__ = __iter__ = __len__ = __lt__ = __gt__ = _refuse
-    __le__ = __ge__ = __add__ = __radd__ = __sub__ = __mul__ = __mod__ = __getitem__ = _refuse
+    __bool__ = __int__ = __index__ = __float__ = __iter__ = __len__ = __getitem__ = _refuse
+    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __neg__ = __abs__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __pow__ = __rpow__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

@@ -20,7 +20,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from reprlib import repr as short
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from specinfer.runtime.dependence import DependenceAnalyzer
 from specinfer.runtime.errors import TraceError
@@ -106,6 +106,9 @@ class Template:
     answer: Any
     calls: tuple[Callable[[], Any], ...]
     edges: tuple[tuple[int, ...], ...]
+
+
+_Kept = TypeVar("_Kept", Recording, Template)
 
 
 def make_template(recording: Recording, answer: Any, *, is_in_order: bool) -> Template:
@@ -197,6 +200,9 @@ class Trace:
         is_strict: a run that could have been a replay, and is not, raises.
         keeps: templates that are kept: those used last.
 
+    Raises:
+        TraceError: it keeps none.
+
     Attributes:
         stats: what became of its runs.
     """
@@ -210,13 +216,15 @@ class Trace:
         is_strict: bool = False,
         keeps: int = TEMPLATES,
     ) -> None:
+        if keeps < 1:
+            raise TraceError(f"trace {name}: keeps {keeps} recordings, expected 1 or more")
         self.name = name
         self.stats = TraceStats()
         self._host = host
         self._body = body
         self._is_strict = is_strict
         self._keeps = keeps
-        self._recorded: dict[Hashable, list[Recording]] = {}
+        self._recorded: OrderedDict[_Key, list[Recording]] = OrderedDict()
         self._templates: OrderedDict[_Key, list[Template]] = OrderedDict()
         self._parameters: dict[str, Parameter] = {}
 
@@ -247,7 +255,7 @@ class Trace:
         key = (bucket, tuple(parameters), self._host.epoch)
         last = self._host.last_replayed
         missed = None
-        for template in self._templates.get(key, ()):
+        for template in reversed(self._templates.get(key, ())):
             recording = template.recording
             is_recurrent = template is last and recording.is_idempotent
             moved = None if is_recurrent else self._host.states_are(recording.before)
@@ -289,40 +297,44 @@ class Trace:
         finally:
             recording = self._host.end_recording()
         if not self._host.may_replay(self.name):
-            self._miss("the mapper lets it not be replayed")
+            self._miss("the mapper does not let it be replayed")
             return answer
         if recording.refusal is not None:
             self._miss(recording.refusal)
             return answer
-        known = self._recorded.setdefault(key, [])
+        known = self._recorded.get(key, [])
         for earlier in known:
             if earlier.begins_like(recording):
                 known.remove(earlier)
+                if not known:
+                    del self._recorded[key]
                 if (reason := difference(earlier, recording)) is None:
                     template = make_template(recording, answer, is_in_order=self._host.is_in_order)
-                    self._keep(key, template)
+                    verified = [*self._templates.get(key, ()), template]
+                    _keep(self._templates, key, verified, self._keeps)
                     self.stats.verified += 1
                     return answer
                 self._miss(reason)
                 break
-        known.append(recording)  # the first one from where the data lay now
-        del known[: -self._keeps]
-        self.stats.recorded += 1
+        _keep(self._recorded, key, [*known, recording], self._keeps)
+        self.stats.recorded += 1  # the first one from where the data lay now
         return answer
-
-    def _keep(self, key: _Key, template: Template) -> None:
-        self._templates.setdefault(key, []).insert(0, template)
-        self._templates.move_to_end(key)
-        while sum(map(len, self._templates.values())) > self._keeps:
-            oldest = next(iter(self._templates))
-            self._templates[oldest].pop()
-            if not self._templates[oldest]:
-                del self._templates[oldest]
 
     def _miss(self, reason: str) -> None:
         self.stats.missed[reason] += 1
         if self._is_strict:
             raise TraceError(f"trace {self.name} is not replayed: {reason}")
+
+
+def _keep(known: OrderedDict[_Key, list[_Kept]], key: _Key, listed: list[_Kept], most: int) -> None:
+    """Put a list under a key, as the last one used; forget the oldest of all beyond ``most``."""
+    known[key] = listed
+    known.move_to_end(key)
+    while sum(map(len, known.values())) > most:
+        oldest = next(iter(known))
+        known[oldest].pop(0)
+        if not known[oldest]:
+            del known[oldest]
 
 
 def difference(one: Recording, other: Recording) -> str | None:

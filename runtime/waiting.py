@@ -13,13 +13,19 @@ from specinfer.runtime.privilege import RW, WD
 
 
 class Observation:
-    """Does nothing, once everything before it has."""
+    """Does nothing, once everything before it has.
 
-    __slots__ = ("requirements",)
+    Args:
+        requirements: what it waits for.
+        what: the same for people.
+    """
+
+    __slots__ = ("_what", "requirements")
     is_communication = False
 
-    def __init__(self, requirements: Sequence[Requirement]) -> None:
+    def __init__(self, requirements: Sequence[Requirement], what: object) -> None:
         self.requirements = requirements
+        self._what = what
 
     def run(self) -> None:
         """Do nothing."""
@@ -33,7 +39,7 @@ class Observation:
         return self
 
     def __str__(self) -> str:
-        return "read"
+        return f"read of {self._what}"
 
 
 class ValueMove:
