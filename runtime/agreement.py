@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.errors import DivergenceError, PoisonedError
 from specinfer.runtime.executor import Failure
 from specinfer.runtime.machine import Control, physical_key
@@ -90,6 +91,10 @@ class Agreement:
             first = raised[min(raised, key=_order)]
             more = f" ({len(raised) - 1} more raised)" if len(raised) > 1 else ""
             raise PoisonedError(first + more) from own
+
+    def made(self, requirement: Requirement) -> None:
+        """Take in that data were made by no launch: they got other memory, on all ranks."""
+        self._poisoned.spreads([requirement])
 
     def _raise_difference(self) -> NoReturn:
         told = self._control.gather(self.history.told(since=self.history.settled))

@@ -36,7 +36,7 @@ from specinfer.runtime.mesh import line
 from specinfer.runtime.observer import Observer
 from specinfer.runtime.partition import Projected, points
 from specinfer.runtime.placement import FieldState
-from specinfer.runtime.privilege import R
+from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.recorder import Recorder
 from specinfer.runtime.region import FieldKey, Region, Storage, Subregion
 from specinfer.runtime.task import Task
@@ -240,6 +240,10 @@ class Runtime:
             self._machine.instances(rank).attach((region.id, field), array)
 
     def _exchanged(self, region: Region, field: str) -> None:
+        made = Requirement((region.id, field), region.space, WD)
+        self._executor.poisoned.spreads(self._distributor.requirements_here([made]))
+        if self._agreement is not None:
+            self._agreement.made(made)
         self._distributor.forget((region.id, field), region)
         self._attached += 1
         if self._observer is not None:

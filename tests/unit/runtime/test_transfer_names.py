@@ -41,7 +41,9 @@ def test_a_transfer_names_its_region_and_a_reset_moves_nothing() -> None:
     total = runtime.region("total", (1,), {"value": "int64"})
     runtime.index_launch(add_up, 2, x=equal(x, 2), total=total)
     assert runtime.read(total.part()) == [6]
-    transfers = [(name, moves) for name, moves in executor.seen if " of " in name and "read" not in name]
+    transfers = [
+        (name, moves) for name, moves in executor.seen if " of " in name and "read" not in name
+    ]
     assert transfers == [
         ("reset of total.value", False),
         ("reset of total.value", False),
