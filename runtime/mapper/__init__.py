@@ -1,8 +1,8 @@
 """Mappers: where launches run. A mapper may change how fast a program is, never what it computes.
 
 A mapper is asked a few questions. Its answers must be a pure function of what it is told: every
-rank asks its own copy, and all must hear the same. :class:`DefaultMapper` answers them all; others
-inherit from it and change some.
+rank asks its own copy, and all must hear the same. :class:`Mapper` answers them all; others inherit
+from it and change some.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.partition import Colour
 from specinfer.runtime.region import Region
 from specinfer.runtime.sharding import Block, Sharded, Sharding
+from specinfer.runtime.task import Task
 
 Shardings = Mapping[str, Mapping[str, Sharding] | None]
 """How the region arguments of a launch lie now: by parameter, then by mesh axis; None if it is
@@ -48,6 +49,25 @@ class Divided:
 Where = Everywhere | On | Divided
 
 
+def divisible_axes(task: Task) -> list[str]:
+    """The axes that launches of a task can be divided along.
+
+    Not every axis that it declares: a task that reads what it writes cannot write summands.
+
+    >>> from specinfer.runtime.privilege import RW, R
+    >>> from specinfer.runtime.task import task
+    >>> @task(x=R, y=RW, pure=True, axes={"x": ("rows", "in"), "y": ("rows",)}, sums=["in"])
+    ... def add_rows(x, y) -> None:
+    ...     y += x.sum(1)
+    >>> divisible_axes(add_rows)
+    ['rows']
+    """
+    if not task.is_pure or task.returns:
+        return []
+    updates = any(privilege.reads and privilege.writes for privilege in task.privileges.values())
+    return [name for name in task.division.names if not (updates and name in task.division.sums)]
+
+
 class Mapper:
     """The questions, with answers that suit most programs.
 
@@ -59,9 +79,10 @@ class Mapper:
         epoch: rises when answers change: what was recorded before is forgotten.
     """
 
+    epoch = 0
+
     def __init__(self, mesh: Mesh, processors: Sequence[str] = ("cpu",)) -> None:
         self.mesh = mesh
-        self.epoch = 0
         self._processors = tuple(processors)
 
     def place(self, launch: Binding, shardings: Shardings) -> Where:
@@ -75,18 +96,22 @@ class Mapper:
 
     def follow(self, launch: Binding, shardings: Shardings) -> Divided | None:
         """The division that leaves an argument where it is, if there is one."""
-        if not launch.task.is_pure or launch.task.returns:
+        divisible = divisible_axes(launch.task)
+        if not divisible:
             return None
-        division = launch.task.division
-        for name, dims in division.axes.items():
+        for name, dims in launch.task.division.axes.items():
             if not launch.task.privileges[name].reads:
                 continue
             found: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
             for mesh_axis, sharding in (shardings.get(name) or {}).items():
-                if isinstance(sharding, Sharded) and (axis := dims[sharding.dim]):
-                    blocks = launch.units(axis.name).blocks_of(name, sharding)
-                    if blocks is not None and axis.name not in {a for a, _ in found.values()}:
-                        found[mesh_axis] = (axis.name, blocks)
+                if not isinstance(sharding, Sharded):
+                    continue
+                axis = dims[sharding.dim]
+                if axis is None or axis.name not in divisible:
+                    continue
+                blocks = launch.units(axis.name).blocks_of(name, sharding)
+                if blocks is not None and axis.name not in {a for a, _ in found.values()}:
+                    found[mesh_axis] = (axis.name, blocks)
             if found:
                 return Divided(found)
         return None

@@ -17,6 +17,7 @@ from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings,
 from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.partition import Colour
 from specinfer.runtime.region import Region
+from specinfer.runtime.replication import MARK, region_text
 
 
 class LoggingMapper(Mapper):
@@ -35,32 +36,36 @@ class LoggingMapper(Mapper):
 
     def __init__(self, inner: Mapper, write: Callable[[str], object]) -> None:
         super().__init__(inner.mesh)
-        self.epoch = inner.epoch
         self._inner = inner
         self._write = write
         write(json.dumps({"mesh": dict(inner.mesh.axes)}))
 
+    @property
+    def epoch(self) -> int:  # type: ignore[override]
+        """Of the inner mapper: its answers are what changes."""
+        return self._inner.epoch
+
     def place(self, launch: Binding, shardings: Shardings) -> Where:
         """As the inner mapper says."""
         answer = self._inner.place(launch, shardings)
-        self._log("place", (str(launch), _text(shardings)), as_plain(answer))
+        self._log("place", (_launch(launch), _text(shardings)), as_plain(answer))
         return answer
 
     def shard(self, launch: Binding, point: Colour, number: int, count: int) -> int | None:
         """As the inner mapper says."""
         answer = self._inner.shard(launch, point, number, count)
-        self._log("shard", (str(launch), str(point), number, count), answer)
+        self._log("shard", (_launch(launch), str(point), number, count), answer)
         return answer
 
     def processors(self, launch: Binding) -> tuple[str, ...]:
         """As the inner mapper says."""
         answer = self._inner.processors(launch)
-        self._log("processors", (str(launch),), list(answer))
+        self._log("processors", (_launch(launch),), list(answer))
         return answer
 
     def memory(self, region: Region) -> str:
         """As the inner mapper says."""
-        return str(self._logged("memory", (region.name,), self._inner.memory(region)))
+        return str(self._logged("memory", (region.id, region.name), self._inner.memory(region)))
 
     def as_messages(self, kind: str, num_bytes: int) -> bool:
         """As the inner mapper says."""
@@ -86,35 +91,42 @@ class ReplayMapper(Mapper):
         log: its lines.
 
     Raises:
-        MapperError: lines that are no log.
+        MapperError: lines that are no log, or that hold two answers to one question.
     """
 
     def __init__(self, log: Iterable[str]) -> None:
         lines = iter(log)
         try:
             mesh = json.loads(next(lines))["mesh"]
+            super().__init__(Mesh.of(mesh))
             decisions = [json.loads(line) for line in lines]
-            self._answers = {_key(d["asked"], d["told"]): d["answer"] for d in decisions}
-        except (StopIteration, ValueError, KeyError, TypeError) as error:
+            answers = [(_key(d["asked"], d["told"]), d["answer"]) for d in decisions]
+        except (StopIteration, AttributeError, ValueError, KeyError, TypeError) as error:
             raise MapperError(f"decision log: expected JSON lines, first a mesh: {error}") from None
-        super().__init__(Mesh.of(mesh))
+        self._answers: dict[tuple[Any, ...], Any] = {}
+        for key, answer in answers:
+            if self._answers.setdefault(key, answer) != answer:
+                raise MapperError(
+                    f"decision log: {_asked(*key)} was answered by {self._answers[key]} and by "
+                    f"{answer}, expected the log of a mapper that does not change"
+                )
 
     def place(self, launch: Binding, shardings: Shardings) -> Where:
         """As it was."""
-        return as_place(self._answer("place", str(launch), _text(shardings)))
+        return as_place(self._answer("place", _launch(launch), _text(shardings)))
 
     def shard(self, launch: Binding, point: Colour, number: int, count: int) -> int | None:
         """As it was."""
-        answer: int | None = self._answer("shard", str(launch), str(point), number, count)
+        answer: int | None = self._answer("shard", _launch(launch), str(point), number, count)
         return answer
 
     def processors(self, launch: Binding) -> tuple[str, ...]:
         """As it was."""
-        return tuple(self._answer("processors", str(launch)))
+        return tuple(self._answer("processors", _launch(launch)))
 
     def memory(self, region: Region) -> str:
         """As it was."""
-        return str(self._answer("memory", region.name))
+        return str(self._answer("memory", region.id, region.name))
 
     def as_messages(self, kind: str, num_bytes: int) -> bool:
         """As it was."""
@@ -129,8 +141,8 @@ class ReplayMapper(Mapper):
             return self._answers[_key(asked, told)]
         except KeyError:
             raise MapperError(
-                f"decision log: nothing of {asked} for {', '.join(map(str, told))}; expected the "
-                "program, the number of ranks and the regions that it was written with"
+                f"decision log: no answer to {_asked(asked, *told)}; expected the program, the "
+                "number of ranks and the regions that it was written with"
             ) from None
 
 
@@ -161,6 +173,17 @@ def as_place(plain: Mapping[str, Any]) -> Where:
 
 def _key(asked: str, told: Iterable[Any]) -> tuple[Any, ...]:
     return (asked, *told)
+
+
+def _asked(asked: str, *told: Any) -> str:
+    return f"{asked}({', '.join(map(str, told))})"
+
+
+def _launch(launch: Binding) -> str:
+    """A launch and its exact regions: there may be several of one name."""
+    regions = (f"{name}={region_text(launch, name)}" for name in launch.regions)
+    units = (f"{name}={value}" for name, value in launch.fixed.items())
+    return f"{launch.task.name}({', '.join((*regions, *units))})".replace(MARK, " of ")
 
 
 def _text(shardings: Shardings) -> str:

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.errors import LaunchError
-from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings, Where
+from specinfer.runtime.mapper import (
+    Divided,
+    Everywhere,
+    Mapper,
+    On,
+    Shardings,
+    Where,
+    divisible_axes,
+)
 from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.partition import Colour
 from specinfer.runtime.sharding import Block
@@ -48,7 +56,7 @@ class RandomMapper(Mapper):
 
     def _divided(self, launch: Binding, told: object) -> Divided:
         axes: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
-        names = launch.task.division.names
+        names = divisible_axes(launch.task)
         for mesh_axis, size in self.mesh.axes:
             if not names or self._number(4, "skip", mesh_axis, told) == 0:
                 continue
@@ -67,7 +75,14 @@ class RandomMapper(Mapper):
         return Divided(axes)
 
     def shard(self, launch: Binding, point: Colour, number: int, count: int) -> int | None:
-        """Any rank; all of them for all points of a launch, if it is pure."""
+        """Any rank; all of them for all points of a launch, if it is pure.
+
+        Points that run at the same time get a rank each, in any order.
+        """
+        if launch.task.is_collective:
+            ranks = range(self.mesh.num_ranks)
+            shuffled = sorted(ranks, key=lambda rank: self._number(1 << 24, "order", launch, rank))
+            return shuffled[number % len(ranks)]
         if launch.task.is_pure and self._number(4, "all", launch) == 0:
             return None
         return self._number(self.mesh.num_ranks, "point", launch, point)

@@ -2,14 +2,14 @@
 
 The first rule that fits a launch decides; a launch without one follows its data.
 
-    mesh: {tensor: 2}
+    mesh: {data: 2, tensor: 2}
     launches:
       - {region: "*.q_proj.weight", divide: features, over: tensor, units: 3}
       - {task: add, divide: rows, over: tensor}
       - {task: argmax, rank: 0}
       - {task: "embed*", everywhere: true}
       - {task: linear, divide: {features: tensor, rows: data}}
-    points: blocks
+    points: [{task: "stencil*", points: cyclic}]
     messages: [broadcast]
     traces: {"draft*": false}
     memories: {"kv*": cpu}
@@ -25,8 +25,16 @@ from typing import Any
 
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.config import read_yaml
-from specinfer.runtime.errors import ConfigError
-from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings, Where
+from specinfer.runtime.errors import ConfigError, LaunchError
+from specinfer.runtime.mapper import (
+    Divided,
+    Everywhere,
+    Mapper,
+    On,
+    Shardings,
+    Where,
+    divisible_axes,
+)
 from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.partition import Colour, Projected
 from specinfer.runtime.region import Region
@@ -71,6 +79,11 @@ class Rule:
         """Its answer."""
         if self.rank is not None:
             return On(self.rank)
+        if not launch.task.is_pure and mesh.num_ranks > 1:
+            raise ConfigError(
+                f"{self.where}: puts {launch} on several ranks, expected a task that is declared "
+                "pure, or `rank`"
+            )
         if not self.divide:
             return Everywhere()
         divided: dict[str, tuple[str, tuple[Block, ...] | None]] = {}
@@ -82,13 +95,16 @@ class Rule:
         return Divided(divided)
 
     def _blocks(self, launch: Binding, axis: str, ranks: int) -> tuple[Block, ...] | None:
-        if axis not in launch.task.division.names:
-            known = ", ".join(launch.task.division.names) or "none"
+        known = divisible_axes(launch.task)
+        if axis not in known:
             raise ConfigError(
-                f"{self.where}: divides {launch} along {axis!r}, expected an axis of "
-                f"the task: {known}"
+                f"{self.where}: divides {launch} along {axis!r}, expected an axis that the task "
+                f"can be divided along: {', '.join(known) or 'none'}"
             )
-        count = launch.units(axis).count
+        try:
+            count = launch.units(axis).count
+        except LaunchError as error:
+            raise ConfigError(f"{self.where}: divides {launch} along {axis!r}: {error}") from None
         if self.units is None:
             return share(count, ranks)
         if count % self.units:
@@ -122,22 +138,21 @@ class YamlMapper(Mapper):
             data, where = read_yaml(Path(source)), str(source)
         given = _mapping(data, where)
         _known(given, KEYS, where)
-        mesh = _mapping(given.get("mesh", {"ranks": 1}), f"{where}.mesh")
         processors = given.get("processors", ["cpu"])
         if not isinstance(processors, list) or not all(isinstance(p, str) for p in processors):
             raise ConfigError(f"{where}.processors: expected a list of names, got {processors!r}")
-        super().__init__(Mesh.of(mesh), processors)
+        super().__init__(_mesh(given.get("mesh", {"ranks": 1}), where), processors)
         self.rules = tuple(
             _rule(rule, f"{where}.launches[{i}]", self.mesh)
             for i, rule in enumerate(_list(given.get("launches", []), f"{where}.launches"))
         )
-        self._points = given.get("points", POINTS[0])
-        if self._points not in POINTS:
-            raise ConfigError(f"{where}.points is {self._points!r}, expected {' or '.join(POINTS)}")
+        self._points = _points(given.get("points", POINTS[0]), f"{where}.points")
         messages = given.get("messages", False)
         if isinstance(messages, bool):
             messages = list(TRANSFERS) if messages else []
-        if unknown := [kind for kind in _list(messages, where) if kind not in TRANSFERS]:
+        if unknown := [
+            kind for kind in _list(messages, f"{where}.messages") if kind not in TRANSFERS
+        ]:
             raise ConfigError(
                 f"{where}.messages: {unknown[0]!r} is no transfer, expected some of "
                 f"{', '.join(TRANSFERS)}"
@@ -146,8 +161,13 @@ class YamlMapper(Mapper):
         self._traces = _mapping(given.get("traces", {}), f"{where}.traces")
         for pattern, value in self._traces.items():
             if not isinstance(value, bool):
-                raise ConfigError(f"{where}.traces.{pattern}: expected true or false")
+                raise ConfigError(
+                    f"{where}.traces.{pattern}: expected true or false, got {value!r}"
+                )
         self._memories = _mapping(given.get("memories", {}), f"{where}.memories")
+        for pattern, value in self._memories.items():
+            if not isinstance(value, str):
+                raise ConfigError(f"{where}.memories.{pattern}: expected a name, got {value!r}")
 
     def place(self, launch: Binding, shardings: Shardings) -> Where:
         """By the first rule that fits, else where its data are."""
@@ -157,10 +177,15 @@ class YamlMapper(Mapper):
         return super().place(launch, shardings)
 
     def shard(self, launch: Binding, point: Colour, number: int, count: int) -> int | None:
-        """Blocks of points, or one point after another, or every point everywhere."""
-        if self._points == "everywhere" and launch.task.is_pure:
+        """Blocks of points, or one point after another.
+
+        Or every point everywhere, where that may be: of pure tasks whose points need not run at
+        the same time.
+        """
+        how = _first(self._points, launch.task.name, POINTS[0])
+        if how == "everywhere" and launch.task.is_pure and not launch.task.is_collective:
             return None
-        if self._points == "cyclic":
+        if how == "cyclic":
             return number % self.mesh.num_ranks
         return super().shard(launch, point, number, count)
 
@@ -203,18 +228,66 @@ def _rule(data: Any, where: str, mesh: Mesh) -> Rule:
         )
     if given.get("everywhere", True) is not True:
         raise ConfigError(f"{where}.everywhere: expected true, or no such key")
-    divide = given.get("divide", {})
+    for name in ("over", "units"):
+        if name in given and "divide" not in given:
+            raise ConfigError(f"{where}.{name}: expected with `divide` only")
+    return Rule(
+        where,
+        given.get("task", "*"),
+        given.get("region"),
+        _divide(given, where, mesh) if "divide" in given else {},
+        given.get("units"),
+        given.get("rank"),
+    )
+
+
+def _divide(given: Mapping[str, Any], where: str, mesh: Mesh) -> dict[str, str]:
+    """Axes of the mesh by axes of the task."""
+    divide = given["divide"]
     if isinstance(divide, str):
         if "over" not in given:
             raise ConfigError(f"{where}.over: missing; expected an axis of the mesh {mesh}")
         divide = {divide: given["over"]}
+    elif "over" in given:
+        raise ConfigError(f"{where}.over: expected with one axis, `divide: NAME`, only")
     divide = _mapping(divide, f"{where}.divide")
-    for axis in divide.values():
-        mesh.size(axis)
-    units = given.get("units")
-    return Rule(
-        where, given.get("task", "*"), given.get("region"), divide, units, given.get("rank")
-    )
+    if not divide:
+        raise ConfigError(f"{where}.divide: expected an axis, or `everywhere: true`")
+    for axis, over in divide.items():
+        try:
+            mesh.size(over)
+        except ConfigError as error:
+            raise ConfigError(f"{where}.divide.{axis}: {error}") from None
+        if list(divide.values()).count(over) > 1:
+            raise ConfigError(
+                f"{where}.divide.{axis} is {over}, which another axis is divided over, too; "
+                "expected one axis of the task for each axis of the mesh"
+            )
+    return divide
+
+
+def _mesh(data: Any, where: str) -> Mesh:
+    try:
+        return Mesh.of(_mapping(data, "mesh"))
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}") from None
+
+
+def _points(data: Any, where: str) -> dict[str, str]:
+    """How points are spread, by pattern of the task's name."""
+    rules = [{"points": data}] if isinstance(data, str) else _list(data, where)
+    found: dict[str, str] = {}
+    for i, rule in enumerate(rules):
+        here = where if isinstance(data, str) else f"{where}[{i}].points"
+        given = _mapping(rule, f"{where}[{i}]")
+        _known(given, ("task", "points"), f"{where}[{i}]")
+        task, how = given.get("task", "*"), given.get("points")
+        if how not in POINTS:
+            raise ConfigError(f"{here} is {how!r}, expected {' or '.join(POINTS)}")
+        if not isinstance(task, str):
+            raise ConfigError(f"{where}[{i}].task: expected a text, got {task!r}")
+        found.setdefault(task, how)
+    return found
 
 
 def _first(patterns: Mapping[str, Any], name: str, otherwise: Any) -> Any:

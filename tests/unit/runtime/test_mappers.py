@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specinfer.runtime.binding import Binding
+from specinfer.runtime.binding import Binding, bind_index
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError, LaunchError, MapperError
 from specinfer.runtime.executor.in_order import InOrderExecutor
@@ -22,7 +22,7 @@ from specinfer.runtime.mapper.yaml import YamlMapper
 from specinfer.runtime.mesh import Mesh, line
 from specinfer.runtime.partition import ID, equal
 from specinfer.runtime.privilege import RW, WD, R, Reduce
-from specinfer.runtime.task import task
+from specinfer.runtime.task import Task, task
 
 
 @task(
@@ -50,6 +50,16 @@ def once(x: Any) -> None:
 @task(x=R, total=Reduce("+"), pure=True)
 def add_up(x: Any, total: Any) -> None:
     total += x.sum()
+
+
+@task(x=RW, pure=True, collective=True)
+def together(x: Any) -> None:
+    x += 3
+
+
+@task(x=R, y=RW, pure=True, axes={"x": ("rows", "in"), "y": ("rows",)}, sums=("in",))
+def add_rows(x: Any, y: Any) -> None:
+    y += x.sum(1)
 
 
 def program(runtime: Runtime) -> list[list[int]]:
@@ -146,12 +156,24 @@ def test_rules_do_not_change_results(tmp_path: Path) -> None:
     ("data", "message"),
     [
         ({"launch": []}, r"mapper\.launch: unknown key; known: mesh, "),
-        ({"mesh": {"tensor": 0}}, r"mesh\.tensor is 0, expected"),
+        ({"mesh": {"tensor": 0}}, r"mapper\.mesh\.tensor is 0, expected"),
         ({"mesh": 3}, r"mapper\.mesh: expected a mapping, got 3"),
         ({"processors": "cpu"}, r"mapper\.processors: expected a list"),
         ({"points": "here"}, r"mapper\.points is 'here', expected blocks or cyclic"),
+        (
+            {"points": [{"task": "a", "points": "here"}]},
+            r"mapper\.points\[0\]\.points is 'here', expected blocks or cyclic",
+        ),
+        ({"points": [{"tasks": "a"}]}, r"mapper\.points\[0\]\.tasks: unknown key; known: task, p"),
+        (
+            {"points": [{"task": 3, "points": "cyclic"}]},
+            r"mapper\.points\[0\]\.task: expected a te",
+        ),
+        ({"points": 3}, r"mapper\.points: expected a list, got 3"),
+        ({"messages": 3}, r"mapper\.messages: expected a list, got 3"),
         ({"messages": ["mail"]}, r"mapper\.messages: 'mail' is no transfer"),
-        ({"traces": {"a": 1}}, r"mapper\.traces\.a: expected true or false"),
+        ({"traces": {"a": 1}}, r"mapper\.traces\.a: expected true or false, got 1"),
+        ({"memories": {"kv*": 1}}, r"mapper\.memories\.kv\*: expected a name, got 1"),
         ({"launches": [{"rank": 0}]}, r"launches\[0\]: expected `task` or `region`"),
         ({"launches": [{"task": "a"}]}, r"launches\[0\]: expected one of `divide`, `rank`"),
         (
@@ -161,7 +183,20 @@ def test_rules_do_not_change_results(tmp_path: Path) -> None:
         ({"launches": [{"task": "a", "divide": "b"}]}, r"launches\[0\]\.over: missing"),
         (
             {"launches": [{"task": "a", "divide": "b", "over": "c"}]},
-            r"mesh tensor=2 has no axis 'c', expected one of tensor",
+            r"launches\[0\]\.divide\.b: mesh tensor=2 has no axis 'c', expected one of tensor",
+        ),
+        ({"launches": [{"task": "a", "divide": {}}]}, r"launches\[0\]\.divide: expected an axis"),
+        (
+            {"launches": [{"task": "a", "divide": {"b": "tensor", "c": "tensor"}}]},
+            r"launches\[0\]\.divide\.b is tensor, which another axis is divided over, too",
+        ),
+        (
+            {"launches": [{"task": "a", "divide": {"b": "tensor"}, "over": "tensor"}]},
+            r"launches\[0\]\.over: expected with one axis",
+        ),
+        (
+            {"launches": [{"task": "a", "rank": 0, "units": 2}]},
+            r"launches\[0\]\.units: expected with `divide` only",
         ),
         ({"launches": [{"task": "a", "rank": 0, "at": 1}]}, r"launches\[0\]\.at: unknown key"),
     ],
@@ -175,6 +210,43 @@ def test_names_the_rule_and_the_launch_that_do_not_fit() -> None:
     mapper = mapper_of(launches=[{"task": "linear", "divide": "heads", "over": "tensor"}])
     with pytest.raises(ConfigError, match=r"launches\[0\]: divides linear\(.*'heads', expected"):
         program(simulated(mapper))
+
+
+@pytest.mark.parametrize("answer", [{"everywhere": True}, {"divide": "rows", "over": "tensor"}])
+def test_names_the_rule_that_wants_an_impure_task_on_several_ranks(answer: dict[str, Any]) -> None:
+    mapper = mapper_of(launches=[{"task": "once", **answer}])
+    with pytest.raises(ConfigError, match=r"launches\[0\]: puts once\(x=RW x.*declared pure"):
+        program(simulated(mapper))
+
+
+def test_names_the_rule_whose_units_do_not_fit() -> None:
+    rule = {"task": "linear", "divide": "in", "over": "tensor", "units": 4}
+    with pytest.raises(
+        ConfigError, match=r"launches\[0\]\.units is 4, expected a divisor of the 6"
+    ):
+        program(simulated(mapper_of(launches=[rule])))
+
+
+def test_points_are_spread_by_task() -> None:
+    mapper = mapper_of(
+        points=[
+            {"task": "add*", "points": "cyclic"},
+            {"task": "once", "points": "everywhere"},
+            {"points": "everywhere"},
+        ]
+    )
+
+    def ranks(task: Task, **arguments: Any) -> list[int | None]:
+        launch = bind_index(task, range(4), arguments)
+        return [mapper.shard(launch, point, point, 4) for point in range(4)]
+
+    runtime = Runtime()
+    x = equal(runtime.region("x", (4, 1), {"v": "int64"}), 4)
+    total = runtime.region("total", (1,), {"v": "int64"})
+    assert ranks(add_up, x=x, total=total) == [0, 1, 0, 1]
+    assert ranks(once, x=x) == [0, 0, 1, 1]  # not pure
+    assert ranks(double, x=x) == [None] * 4
+    assert ranks(together, x=x) == [0, 0, 1, 1]  # a point on each rank
 
 
 def test_a_mesh_must_fit_the_ranks() -> None:
@@ -198,6 +270,55 @@ def test_a_random_mapper_answers_the_same_again() -> None:
     assert {str(RandomMapper(line(3), seed).place(launch, {})) for seed in range(30)} == answers
 
 
+def test_random_answers_are_the_same_in_every_process() -> None:
+    launch = linear_launch(Runtime())
+    assert [RandomMapper(Mesh.of({"a": 3}), seed).place(launch, {}) for seed in range(4)] == [
+        On(2),  # as another process said
+        Divided({"a": ("in", ((0, 3), (3, 5), (5, 6)))}),
+        Divided({"a": ("features", None)}),
+        Divided({"a": ("in", ((0, 2), (2, 6), (6, 6)))}),
+    ]
+
+
+def test_points_that_run_at_the_same_time_get_a_rank_each() -> None:
+    orders = set()
+    for seed in range(20):
+        mapper = RandomMapper(line(3), seed)
+        runtime = simulated(mapper)
+        x = runtime.region("x", (3,), {"v": "int64"})
+        runtime.index_launch(together, 3, x=equal(x, 3))
+        assert runtime.read(x).tolist() == [3, 3, 3]
+        launch = bind_index(together, range(3), {"x": equal(x, 3)})
+        orders.add(tuple(mapper.shard(launch, point, point, 3) for point in range(3)))
+    assert len(orders) > 3
+
+
+class ByColumns(Mapper):
+    """Leaves what it is asked to double in blocks of columns, and what stands behind alone."""
+
+    def place(self, launch: Binding, shardings: Shardings) -> Where:
+        if launch.task is widen:
+            return Divided({"ranks": ("in", None)})
+        return super().place(launch, shardings)
+
+
+@task(x=RW, pure=True, axes={"x": ("rows", "in")})
+def widen(x: Any) -> None:
+    x += 1
+
+
+@pytest.mark.parametrize(
+    "mapper", [ByColumns(line(2)), *(RandomMapper(line(2), seed) for seed in range(12))]
+)
+def test_what_updates_a_sum_is_not_divided_along_it(mapper: Mapper) -> None:
+    runtime = simulated(mapper)
+    x, y = (runtime.region(name, s, {"v": "int64"}) for name, s in (("x", (2, 4)), ("y", (2,))))
+    runtime.launch(widen, x=x)
+    runtime.launch(add_rows, x=x, y=y)
+    runtime.launch(add_rows, x=x, y=y)
+    assert runtime.read(y).tolist() == [8, 8]
+
+
 # Written down
 
 
@@ -214,11 +335,46 @@ def test_a_log_of_another_program_is_refused() -> None:
     log: list[str] = []
     program(simulated(LoggingMapper(RandomMapper(line(2), 1), log.append)))
     runtime = simulated(ReplayMapper(log))
-    with pytest.raises(MapperError, match=r"decision log: nothing of \w+ for"):
+    with pytest.raises(MapperError, match=r"decision log: no answer to \w+\("):
         runtime.launch(once, x=runtime.region("new", (3,), {"v": "int64"}))
 
 
-@pytest.mark.parametrize("lines", [[], ["no JSON"], ["{}"]])
+def test_a_log_tells_regions_of_one_name_apart() -> None:
+    def twins(runtime: Runtime) -> list[list[int]]:
+        regions = [runtime.region("x", (rows, 1), {"v": "int64"}) for rows in (2, 5)]
+        for x in regions:
+            runtime.launch(widen, x=x)
+            runtime.launch(double, x=x)
+        return [runtime.read(x)[:, 0].tolist() for x in regions]
+
+    for seed in range(12):
+        log: list[str] = []
+        mapper = LoggingMapper(RandomMapper(line(2), seed), log.append)
+        assert twins(simulated(mapper)) == [[2] * 2, [2] * 5]
+        assert twins(simulated(ReplayMapper(log))) == [[2] * 2, [2] * 5]
+
+
+def test_a_log_with_two_answers_to_one_question_is_refused() -> None:
+    question = '{"asked": "replays", "told": ["step"], "answer": '
+    with pytest.raises(MapperError, match=r"replays\(step\) was answered by True and by False"):
+        ReplayMapper(['{"mesh": {"a": 2}}', question + "true}", question + "false}"])
+
+
+def test_a_log_of_another_mesh_is_refused() -> None:
+    log: list[str] = []
+    program(simulated(LoggingMapper(RandomMapper(line(2), 1), log.append)))
+    with pytest.raises(ConfigError, match="mesh ranks=2 has 2 ranks, but the program runs on 3"):
+        Runtime(machine=SimulatedRanks(3), mapper=ReplayMapper(log))
+
+
+def test_a_log_follows_the_epoch_of_the_mapper_that_it_asks() -> None:
+    inner = Mapper(line(2))
+    mapper = LoggingMapper(inner, lambda line: None)
+    inner.epoch = 3
+    assert mapper.epoch == 3
+
+
+@pytest.mark.parametrize("lines", [[], ["no JSON"], ["{}"], ['{"mesh": 3}']])
 def test_refuses_what_is_no_log(lines: list[str]) -> None:
     with pytest.raises(MapperError, match="decision log: expected JSON lines"):
         ReplayMapper(lines)
