@@ -216,8 +216,10 @@ class Runtime:
         On several ranks every one attaches its own array, of the same values.
 
         Raises:
-            LaunchError: no such field, or an array of another shape.
+            LaunchError: no such field, or what cannot be its memory.
+            PoisonedError: a task raised; the memory is as before.
         """
+        self._check_known(region, f"region {region.name}")
         self.fence()
         self._attach(region, field, array)
         self._exchanged(region, field)
@@ -226,6 +228,10 @@ class Runtime:
         """Give the memory of a field back, with the values of all ranks in it.
 
         Later launches find zeros.
+
+        Raises:
+            LaunchError: no such field.
+            PoisonedError: a task raised that should have made its values.
         """
         array = self.read(region.part(None, field))
         self.fence()  # a task that only reads it may still have to run
@@ -250,7 +256,12 @@ class Runtime:
             self._observer.exchanged(self._num_operations, (region.id, field))
 
     def array(self, region: Region, field: str) -> Any:
-        """This process's memory of a field as it is now, without waiting: for a look."""
+        """This process's memory of a field as it is now, without waiting: for a look.
+
+        Raises:
+            LaunchError: no such field.
+        """
+        self._check_known(region, region.part(None, field))
         return self._machine.instances(self._machine.ranks[0]).main((region.id, field))
 
     # Launches
@@ -356,11 +367,12 @@ class Runtime:
         """Numbers of regions mean something in their own runtime only."""
         for name, argument in binding.regions.items():
             part = argument.partition.whole if isinstance(argument, Projected) else argument
-            known = self._regions[part.region.id : part.region.id + 1]
-            if part.region not in known:
-                raise LaunchError(
-                    f"task {binding.task.name}: argument {name}, {argument}, is of another runtime"
-                )
+            where = f"task {binding.task.name}: argument {name}, {argument},"
+            self._check_known(part.region, where)
+
+    def _check_known(self, region: Region, where: object) -> None:
+        if region not in self._regions[region.id : region.id + 1]:
+            raise LaunchError(f"{where} is of another runtime, expected a region that this one made")
 
     def _issue(
         self,
@@ -484,6 +496,7 @@ class Runtime:
             TraceError: inside a trace.
         """
         part = part.part() if isinstance(part, Region) else part
+        self._check_known(part.region, part)
         if len(part.fields) > 1:
             raise LaunchError(
                 f"read {part}: has {len(part.fields)} fields, expected one: `part(space, field)`"

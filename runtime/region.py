@@ -109,11 +109,16 @@ class Region:
         """The array, fit to be the memory of ``field``.
 
         Raises:
-            LaunchError: no such field, or an array of another shape.
+            LaunchError: no such field, no array, or an array of another shape.
         """
-        if field not in self.fields:
-            raise LaunchError(f"region {self.name}: no field {field!r} in {list(self.fields)}")
-        taken: Array = imported(array)
+        self.part(None, field)  # refuses unknown ones
+        try:
+            taken: Array = imported(array)
+        except (AttributeError, TypeError):
+            raise LaunchError(
+                f"region {self.name}.{field}: attached {type(array).__name__}, expected an array, "
+                "or an object with DLPack"
+            ) from None
         if tuple(taken.shape) != self.shape:
             raise LaunchError(
                 f"region {self.name}.{field}: attached {tuple(taken.shape)}, expected {self.shape}"

@@ -129,7 +129,7 @@ def test_memory_of_any_library_is_attached(runtime: Runtime, make: Any) -> None:
 
 def test_refuses_memory_for_an_unknown_field(runtime: Runtime) -> None:
     x = runtime.region("x", (2,), {"value": "int64"})
-    with pytest.raises(LaunchError, match=r"region x: no field 'q' in \['value'\]"):
+    with pytest.raises(LaunchError, match=r"region x: no field 'q', expected one of \['value'\]"):
         runtime.attach(x, "q", np.zeros(2))
 
 
