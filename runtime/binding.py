@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from math import gcd
 from typing import Any
 
@@ -131,6 +132,12 @@ def bind_single(task: Task, arguments: Mapping[str, Any]) -> Binding:
             raise LaunchError(
                 f"task {task.name}: argument {name} is {type(value).__name__}, expected a subregion"
             )
+        dims = task.division.axes.get(name)
+        if dims is not None and len(dims) != len(value.space.lo):
+            raise LaunchError(
+                f"task {task.name}: argument {name}, {value}, has {len(value.space.lo)} dimensions,"
+                f" expected {len(dims)}, as its axes say"
+            )
         regions[name] = value
     point = _point(task, None, regions, regions)
     return Binding(task, regions, (point,), _keys((point,)), _fixed(task, arguments))
@@ -193,6 +200,13 @@ def _point(
                     f"task {task.name}: {other_name} ({other.privilege} {parts[other_name]}) "
                     f"and {name} ({one.privilege} {parts[name]}) overlap in one launch{at}"
                 )
+    for one_name, other_name in combinations(parts, 2):
+        if parts[one_name].region.shares_bytes(parts[other_name].region):
+            raise LaunchError(
+                f"task {task.name}: {one_name} ({parts[one_name]}) and {other_name} "
+                f"({parts[other_name]}) have the same bytes at different times, expected lifetimes "
+                "that both reach this launch"
+            )
     named += storage_requirements(task, parts, {name: part.space for name, part in parts.items()})
     return Point(colour, dict(parts), tuple(requirement for _, requirement in named))
 
@@ -201,11 +215,13 @@ def _check_points(
     task: Task, regions: Mapping[str, Subregion | Projected], points: Sequence[Point]
 ) -> None:
     """Points of one launch run at once: they must not conflict."""
-    # Through one disjoint partition, points with different parts cannot meet.
-    users: dict[FieldKey, list[tuple[Point, Requirement]]] = {}
+    # Through one disjoint partition, points with different parts cannot meet. What they do to bytes
+    # is not compared: columns lie among each other.
+    users: dict[FieldKey, list[tuple[Point, Requirement]]] = {key: [] for key in _keys(points)}
     for point in points:
         for requirement in point.requirements:
-            users.setdefault(requirement.key, []).append((point, requirement))  # type: ignore[arg-type]
+            if requirement.key in users:
+                users[requirement.key].append((point, requirement))  # type: ignore[index]
     for uses in users.values():
         if all(not requirement.privilege.writes for _, requirement in uses) and (
             len({requirement.privilege for _, requirement in uses}) == 1
@@ -248,7 +264,7 @@ def storage_requirements(
         storage = part.region.storage
         if storage is not None:
             interval = storage.interval(part.region.shape, spaces[name])
-            yield name, Requirement(storage.key, interval, task.privileges[name])
+            yield name, Requirement(storage.key, interval, task.privileges[name], is_data=False)
 
 
 def _fixed(task: Task, arguments: Mapping[str, Any]) -> dict[str, Any]:

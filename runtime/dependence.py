@@ -32,12 +32,14 @@ class Requirement:
         space: the points.
         privilege: what the task may do to them.
         partition: a disjoint partition that ``space`` is a part of, if there is one.
+        is_data: whether ``space`` is what is used; else it may be more, for the order alone.
     """
 
     key: Hashable
     space: IndexSpace
     privilege: Privilege
     partition: object = None
+    is_data: bool = True
 
     def conflicts_with(self, other: Requirement) -> bool:
         """Whether two launches with these requirements must keep their order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specinfer.runtime.arrays import bits
 from specinfer.runtime.binding import Binding, storage_requirements
@@ -227,7 +227,7 @@ def _physical(binding: Binding, part: Part, rank: int) -> tuple[Requirement, ...
             for key in part.point.parts[name].keys
         ]
     found += (
-        Requirement(physical_key(r.key, rank), r.space, r.privilege)  # type: ignore[arg-type]
+        replace(r, key=physical_key(r.key, rank))  # type: ignore[arg-type]
         for name, r in storage_requirements(binding.task, part.point.parts, part.spaces)
         if name not in part.partial
     )

@@ -42,7 +42,8 @@ class PoisonedData:
     def add(self, requirements: Iterable[Requirement], cause: str) -> None:
         """Poison what a launch would have written."""
         for requirement in requirements:
-            if requirement.privilege.writes or requirement.privilege.op:
+            privilege = requirement.privilege
+            if requirement.is_data and (privilege.writes or privilege.op):
                 self.spaces.setdefault(requirement.key, []).append((requirement.space, cause))
 
     def spreads(self, requirements: Sequence[Requirement]) -> str | None:

@@ -105,6 +105,14 @@ class Region:
         """Points along each dimension."""
         return self.space.hi
 
+    def shares_bytes(self, other: Region) -> bool:
+        """Whether some of its memory is the other's at another time."""
+        one, two = self.storage, other.storage
+        if self is other or one is None or two is None or one.arena != two.arena:
+            return False
+        mine, theirs = (r.interval(s.shape, s.space) for r, s in ((one, self), (two, other)))
+        return mine.overlaps(theirs)
+
     def check(self, field: str, array: Any) -> Array:
         """The array, fit to be the memory of ``field``.
 

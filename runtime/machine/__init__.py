@@ -116,6 +116,7 @@ def transfer_requirements(
                 physical_key(storage.key, r.key[2]),  # type: ignore[index, arg-type]
                 storage.interval(region.shape, r.space),
                 r.privilege,
+                is_data=False,
             )
             for r in found
             if r.key[3] == "main"  # type: ignore[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from specinfer.runtime import binding
 from specinfer.runtime.context import Runtime
-from specinfer.runtime.errors import MapperError
+from specinfer.runtime.errors import LaunchError, MapperError, PoisonedError
 from specinfer.runtime.executor.in_order import InOrderExecutor
 from specinfer.runtime.executor.shuffled import ShuffledExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
@@ -22,6 +23,7 @@ from specinfer.runtime.mapper import Mapper
 from specinfer.runtime.mapper.random import RandomMapper
 from specinfer.runtime.memory import Memory, OutOfMemoryError
 from specinfer.runtime.mesh import Mesh, line
+from specinfer.runtime.partition import equal
 from specinfer.runtime.privilege import WD, R, Reduce
 from specinfer.runtime.region import Region, Storage
 from specinfer.runtime.task import task
@@ -159,3 +161,74 @@ def test_refuses_a_memory_that_is_not_there() -> None:
     runtime = Runtime(InOrderExecutor(), mapper=Elsewhere(line(1)))
     with pytest.raises(MapperError, match="region x: a mapper put it into memory 'far', expected"):
         runtime.region("x", (3,), {"value": "int64"})
+
+
+def grid(runtime: Runtime) -> tuple[Region, Region]:
+    """Two values with the same bytes."""
+    values = [Temporary(name, (4, 4), "int64", n, n) for n, name in enumerate("xy")]
+    x, y = runtime.temporaries("grid", values).values()
+    return x, y
+
+
+def test_columns_of_a_value_are_written_at_once() -> None:
+    for seed in range(20):
+        runtime = Runtime(ShuffledExecutor(seed))
+        for region in grid(runtime):
+            runtime.index_launch(fill, (1, 4), out=equal(region, (1, 4)), number=seed)
+            assert (runtime.read(region.part()) == seed).all()
+
+
+@task(out=WD)
+def fail(out: Any) -> None:
+    raise RuntimeError("no")
+
+
+def test_bytes_are_not_poisoned_only_values_are() -> None:
+    runtime = Runtime(InOrderExecutor())
+    x, y = grid(runtime)
+    runtime.launch(fail, out=x.part())
+    with pytest.raises(PoisonedError):
+        runtime.fence()
+    for row in range(4):
+        runtime.launch(fill, out=y.part(IndexSpace((row, 1), (row + 1, 2))), number=row)
+    column = y.part(IndexSpace((0, 1), (4, 2)))
+    total = runtime.region("total", (1,), {"value": "int64"})
+    runtime.launch(add_up, x=column, total=total)
+    assert runtime.read(total.part())[0] == 6
+    with pytest.raises(PoisonedError):
+        runtime.read(x.part())
+
+
+def test_refuses_two_values_with_the_same_bytes_in_one_launch() -> None:
+    runtime = Runtime()
+    x, y = grid(runtime)
+    total = runtime.region("total", (1,), {"value": "int64"})
+    said = (
+        r"task combine: x \(x.*\) and out \(y\) have the same bytes at different times, "
+        "expected lifetimes that both reach this launch"
+    )
+    with pytest.raises(LaunchError, match=said):
+        runtime.launch(combine, x=x, y=total, out=y)
+    with pytest.raises(LaunchError, match=said):
+        runtime.index_launch(combine, (1, 1), x=equal(x, (1, 1)), y=total, out=y)
+
+
+def test_replays_see_the_bytes_too() -> None:
+    """A trace's edges, also from one replay to the next, are those of an analysed program."""
+    for seed in range(30):
+        runtime = Runtime(ShuffledExecutor(seed))
+        values = [Temporary(f"v{n}", (3,), "int64", n, n + 1) for n in range(4)]
+        chain = list(runtime.temporaries("chain", values).values())
+        total = runtime.region("total", (1,), {"value": "int64"})
+
+        def body(runtime: Runtime = runtime, chain: Any = chain, total: Any = total) -> None:
+            runtime.launch(fill, out=chain[0], number=1)
+            for earlier, later in itertools.pairwise(chain):
+                runtime.launch(combine, x=earlier, y=earlier, out=later)
+            runtime.launch(add_up, x=chain[-1], total=total)
+
+        trace = runtime.trace("chain", body)
+        for _ in range(5):
+            trace()
+        assert trace.stats.replayed
+        assert runtime.read(total.part())[0] == 5 * 3 * 9**3
