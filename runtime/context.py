@@ -372,7 +372,9 @@ class Runtime:
 
     def _check_known(self, region: Region, where: object) -> None:
         if region not in self._regions[region.id : region.id + 1]:
-            raise LaunchError(f"{where} is of another runtime, expected a region that this one made")
+            raise LaunchError(
+                f"{where} is of another runtime, expected a region that this one made"
+            )
 
     def _issue(
         self,
@@ -541,7 +543,8 @@ class Runtime:
             self._wait(())
         cause = self._executor.poisoned.cause_in(future.key, ONE)
         if cause is not None or not future.is_ready:
-            raise PoisonedError(f"the future of launch {future.launch} has no value: {cause}")
+            why = cause or "it has not run, and will not"
+            raise PoisonedError(f"the future of launch {future.launch} has no value: {why}")
 
     def agree(self, value: Any) -> Any:
         """The first rank's value, on all ranks: for what may differ, such as a measured time.

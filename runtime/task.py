@@ -185,7 +185,8 @@ def task(
 
     Raises:
         LaunchError: a privilege for an argument that the function does not take, axes for one
-            without a privilege, an unknown reduction, or an argument of a reserved name.
+            without a privilege or that mean nothing, an unknown reduction, or an argument of a
+            reserved name.
     """
 
     def declare(function: TaskFunction) -> Task:
@@ -206,6 +207,18 @@ def task(
         if unknown := set(axes or ()) - set(privileges):
             raise LaunchError(
                 f"task {function.__name__}: axes for {min(unknown)!r}, which has no privilege"
+            )
+        named = [Axis.parse(dim) for dims in (axes or {}).values() for dim in dims if dim]
+        if unknown := set(sums) - {axis.name for axis in named}:
+            raise LaunchError(
+                f"task {function.__name__}: sums over {min(unknown)!r}, expected one of its axes: "
+                f"{', '.join(sorted({axis.name for axis in named})) or 'none'}"
+            )
+        values = set(parameters) - set(privileges)
+        if unknown := {axis.granule for axis in named if axis.granule} - values:
+            raise LaunchError(
+                f"task {function.__name__}: an axis counts in {min(unknown)!r}, expected a value "
+                f"argument: {', '.join(sorted(values)) or 'none'}"
             )
         returns = inspect.signature(function).return_annotation not in (None, "None")
         if axes and returns:

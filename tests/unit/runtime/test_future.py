@@ -13,6 +13,7 @@ from unit.runtime.setups import MAKERS, everywhere, later, on_ranks
 
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import LaunchError, PoisonedError
+from specinfer.runtime.executor.record import RecordingExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.future import Future
 from specinfer.runtime.partition import ID, equal
@@ -302,3 +303,10 @@ def test_asking_whether_a_value_is_here_does_not_wait() -> None:
     runtime = on_ranks(2)
     future: Future = runtime.launch(total, x=line(runtime))
     assert future.is_ready
+
+
+def test_the_value_of_a_launch_that_is_never_run_is_refused() -> None:
+    runtime = Runtime(RecordingExecutor())
+    future = runtime.launch(total, x=line(runtime))
+    with pytest.raises(PoisonedError, match="future of launch 0 has no value: it has not run"):
+        future.get()

@@ -146,6 +146,18 @@ def test_refuses_an_array_where_a_subregion_is_expected(runtime: Runtime, row: R
         runtime.launch(scale, x=row.part(), y=np.zeros(6), factor=1)
 
 
+@pytest.mark.parametrize("shape", [(6,), (2, 3, 1)])
+def test_refuses_a_region_of_other_dimensions_than_its_axes(shape: tuple[int, ...]) -> None:
+    @task(x=R, pure=True, axes={"x": ("rows", None)})
+    def look(x: Any) -> None: ...
+
+    runtime = Runtime()
+    x = runtime.region("x", shape, {"value": "int64"})
+    message = f"task look: argument x, x, has {len(shape)} dimensions, expected 2, as its axes say"
+    with pytest.raises(LaunchError, match=message):
+        runtime.launch(look, x=x)
+
+
 def test_refuses_a_processor_without_variant() -> None:
     runtime = Runtime(processors=["cuda"])
     row = runtime.region("row", (6,), {"value": "int64"})

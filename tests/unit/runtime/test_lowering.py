@@ -78,6 +78,11 @@ def add_up(x: Ints, total: Ints) -> None:
     total += x.sum()
 
 
+@task(x=R, pure=True)
+def count(x: Ints) -> int:
+    return len(x)
+
+
 @task(x=RW, pure=True, axes={"x": ("heads*head_size",)})
 def turn(x: Ints, head_size: int) -> None:
     x[:] = x.reshape(-1, head_size)[:, ::-1].ravel()
@@ -387,6 +392,13 @@ class TestAnswersOfMappers:
         runtime = on_ranks(2, mapper=ByTask(line(2), {"double": along("heads")}))
         with pytest.raises(LaunchError, match="task double: no axis 'heads' to divide; has rows"):
             runtime.launch(double, x=vector(runtime, "x"), out=vector(runtime, "y"))
+
+    def test_refuses_to_divide_what_returns_a_value(self) -> None:
+        runtime = on_ranks(2, mapper=ByTask(line(2), {"count": along("rows")}))
+        with pytest.raises(
+            MapperError, match=r"count\(x=R x\): .* its parts would each return a v"
+        ):
+            runtime.launch(count, x=vector(runtime))
 
     def test_refuses_sums_of_what_a_task_reads_and_writes(self) -> None:
         runtime = on_ranks(2, mapper=ByTask(line(2), {"change_in_parts": along("rows")}))

@@ -56,6 +56,37 @@ def test_refuses_a_privilege_for_no_argument() -> None:
         def f(x: Any) -> None: ...
 
 
+def test_refuses_axes_for_what_has_no_privilege() -> None:
+    with pytest.raises(LaunchError, match="task f: axes for 'n', which has no privilege"):
+
+        @task(x=R, axes={"n": ("rows",)})
+        def f(x: Any, n: int) -> None: ...
+
+
+def test_refuses_axes_of_a_task_that_returns_a_value() -> None:
+    with pytest.raises(LaunchError, match=r"task f: declares axes, .* annotated `-> None`"):
+
+        @task(x=R, axes={"x": ("rows",)})
+        def f(x: Any) -> int:
+            return 1
+
+
+def test_refuses_sums_over_no_axis() -> None:
+    with pytest.raises(LaunchError, match="task f: sums over 'in', expected one of its axes: rows"):
+
+        @task(x=R, axes={"x": ("rows", None)}, sums=["in"])
+        def f(x: Any) -> None: ...
+
+
+@pytest.mark.parametrize("granule", ["size", "y"])
+def test_refuses_an_axis_that_counts_in_what_is_no_value(granule: str) -> None:
+    message = f"task f: an axis counts in '{granule}', expected a value argument: n"
+    with pytest.raises(LaunchError, match=message):
+
+        @task(x=R, y=R, axes={"x": (f"heads*{granule}",)})
+        def f(x: Any, y: Any, n: int) -> None: ...
+
+
 def test_refuses_a_variant_with_other_arguments(scale: Task) -> None:
     with pytest.raises(LaunchError, match=r"task scale: variant 'cuda' takes \('x', 'y'\)"):
 
