@@ -23,19 +23,17 @@ from typing import Any
 from rich.progress import track
 
 from benchmarks.prompts import prompt_set
+from benchmarks.ranks import YIELDING, mpirun
 from benchmarks.report import Row, markdown, write
 from benchmarks.writing import STDERR
 
 
 def generate(ranks: int, options: Sequence[str]) -> tuple[list[list[int]], float]:
     """Tokens of each prompt, and seconds with the loading of weights."""
-    command = [sys.executable, "-m", "specinfer", "generate", "--json", "--quiet", *options]
-    if ranks > 1:
-        launcher = Path(sys.executable).parent / "mpirun"
-        command = [str(launcher), "-n", str(ranks), *command]
-        command += ["--set", f"parallel.tensor={ranks}"]
-    # There are fewer cores than ranks: one thread each, and who waits gives way.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPIR_CVAR_POLLS_BEFORE_YIELD": "1"}
+    own = ["-m", "specinfer", "generate", "--json", "--quiet", *options]
+    divided = mpirun(ranks, *own, "--set", f"parallel.tensor={ranks}")
+    command = divided if ranks > 1 else [sys.executable, *own]
+    environment = {**os.environ, **YIELDING}
     start = perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     seconds = perf_counter() - start

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.ranks import mpirun
 from benchmarks.report import RESULTS, Row, markdown, write
 from benchmarks.task_bench.kernel import seconds_per_iteration
 from benchmarks.task_bench.metg import measure, metg
@@ -76,10 +77,9 @@ def measure_here(name: str, patterns: Sequence[str], width: int, repeats: int) -
 
 def run(name: str, patterns: Sequence[str], width: int, repeats: int) -> list[dict[str, Any]]:
     """Measure one system in processes of its own."""
-    own = [sys.executable, "-m", "benchmarks.task_bench", "--only", name, "--width", str(width)]
+    own = ["-m", "benchmarks.task_bench", "--only", name, "--width", str(width)]
     own += ["--repeats", str(repeats), "--patterns", *patterns]
-    launcher = Path(sys.executable).parent / "mpirun"
-    command = [str(launcher), "-n", str(RANKS), *own] if SYSTEMS[name][0] else own
+    command = mpirun(RANKS, *own) if SYSTEMS[name][0] else [sys.executable, *own]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
