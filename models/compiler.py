@@ -8,7 +8,7 @@ by the runtime like any other dependence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,14 @@ class Operand:
     Attributes:
         kind: ``input`` of the batch, ``weight``, ``value``, ``kv`` of a layer, or attention
             ``plan``.
-        name: which one: the input's, weight's or plan's name, the value's number or the layer's.
+        name: of the input, weight, plan or graph's tensor; the number of the layer.
     """
 
     kind: str
-    name: str | int
+    name: str
 
     def __str__(self) -> str:
-        return str(self.name) if self.kind in ("input", "weight") else f"{self.kind}.{self.name}"
+        return self.name if self.kind in ("input", "weight") else f"{self.kind}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Program:
     Attributes:
         name: of the graph.
         steps: in program order.
-        values: by number.
+        values: by the name of the graph's tensor, in program order.
         output: operand of the logits.
         weights: shape of each weight, by its name in the checkpoint.
         num_layers: attention layers, each with a part of the K/V pool.
@@ -84,7 +84,7 @@ class Program:
 
     name: str
     steps: tuple[Step, ...]
-    values: tuple[Value, ...]
+    values: dict[str, Value]
     output: Operand
     weights: dict[str, tuple[int, ...]]
     num_layers: int
@@ -104,21 +104,18 @@ def compile_graph(graph: Graph) -> Program:
     kv_heads, head_size = _attention_shape(graph)
     operands = {tensor.name: Operand("input", tensor.name) for tensor in graph.inputs}
     steps: list[Step] = []
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
     layer = 0
-    for number, node in enumerate(graph.nodes):
-        operands[node.out.name] = Operand("value", number)
-        first[node.out.name] = len(steps)
+    for node in graph.nodes:
+        operands[node.out.name] = Operand("value", node.out.name)
         steps += _lower(node, operands, layer)
         layer += node.operator is ATTENTION
-        for tensor in (*node.inputs, node.out):
-            last[tensor.name] = len(steps) - 1
+    first, last = _lifetimes(steps)
     last[graph.output.name] = len(steps)
-    values = tuple(
-        Value(*_matrix(graph, node.out), first[node.out.name], last[node.out.name])
+    values = {
+        name: Value(*_matrix(graph, node.out), first[name], last[name])
         for node in graph.nodes
-    )
+        for name in [node.out.name]
+    }
     return Program(
         graph.name,
         tuple(steps),
@@ -135,7 +132,7 @@ def _lower(node: Node, operands: dict[str, Operand], layer: int) -> Iterator[Ste
     known: dict[str, Any] = {
         "out": operands[node.out.name],
         "slots": Operand("input", "slots"),
-        "kv": Operand("kv", layer),
+        "kv": Operand("kv", str(layer)),
         **{name: Operand("plan", name) for name in PLAN},
         **dict(zip(node.operator.inputs, (operands[t.name] for t in node.inputs), strict=True)),
         **{name: Operand("weight", weight) for name, weight in node.weights.items()},
@@ -143,6 +140,18 @@ def _lower(node: Node, operands: dict[str, Operand], layer: int) -> Iterator[Ste
     }
     for task in node.operator.lower(frozenset(node.weights)):
         yield Step(task, tuple((name, known[name]) for name in task.parameters))
+
+
+def _lifetimes(steps: Sequence[Step]) -> tuple[dict[str, int], dict[str, int]]:
+    """The first and the last step that each value is an argument of, by its name."""
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for at, step in enumerate(steps):
+        for _, given in step.arguments:
+            if isinstance(given, Operand) and given.kind == "value":
+                first.setdefault(given.name, at)
+                last[given.name] = at
+    return first, last
 
 
 def _matrix(graph: Graph, tensor: SymbolicTensor) -> tuple[str, int]:

@@ -33,11 +33,11 @@ def weight_regions(
 def temporaries(
     program: Program, limits: BatchLimits, dtype: torch.dtype, prefix: str = ""
 ) -> list[Temporary]:
-    """The results of a program's operators, in the order of their numbers."""
+    """The results of a program's operators, in program order; names start with ``prefix``."""
     sizes = {"rows": limits.rows, "logit_rows": limits.logit_rows}
     return [
-        Temporary(f"{prefix}value.{n}", (sizes[v.rows], v.width), dtype, v.first, v.last)
-        for n, v in enumerate(program.values)
+        Temporary(f"{prefix}{name}", (sizes[v.rows], v.width), dtype, v.first, v.last)
+        for name, v in program.values.items()
     ]
 
 
@@ -104,14 +104,15 @@ class Model:
             "bias": allocate("bias", (limits.rows, keys), f=torch.float32),
             "extents": allocate("extents", (limits.requests, 4), i=integer),
         }
-        values = temporaries(program, limits, dtype, f"{program.name}.")
-        self._values = list(runtime.temporaries(f"{program.name}.values", values).values())
+        values = temporaries(program, limits, dtype, f"{program.name}.value.")
+        made = runtime.temporaries(f"{program.name}.values", values).values()
+        self._values = dict(zip(program.values, made, strict=True))
         self._step = runtime.trace(f"{program.name}.step", self._launch_step, keeps=STEP_SHAPES)
 
     @property
     def vocabulary(self) -> int:
         """Tokens that logits are given for."""
-        return self.program.values[int(self.program.output.name)].width
+        return self.program.values[self.program.output.name].width
 
     def forward(self, batch: TokenBatch) -> Subregion:
         """Issue the launches of one step.
@@ -122,7 +123,7 @@ class Model:
         """
         rows, requests, wanted = batch.num_rows, batch.num_requests, len(batch.logit_rows)
         self._step(rows, requests, wanted, batch=batch)
-        return self._values[int(self.program.output.name)].rows(0, wanted)
+        return self._values[self.program.output.name].rows(0, wanted)
 
     def _batch_parts(self, rows: int, requests: int, wanted: int) -> dict[str, Any]:
         tables = self._tables
@@ -151,9 +152,9 @@ class Model:
                 parts[name] if name in parts else self._rows.part(IndexSpace((0,), (rows,)), name)
             ),
             "weight": lambda name: self._weights[name].part(),
-            "kv": lambda layer: self._layer(layer),
+            "kv": lambda layer: self._layer(int(layer)),
             "plan": lambda name: plan[name],
-            "value": lambda n: self._values[n].rows(0, sizes[self.program.values[n].rows]),
+            "value": lambda name: self._values[name].rows(0, sizes[self.program.values[name].rows]),
         }
         known = parts | plan
         planned: dict[str, Any] = {name: known[name] for name in plan_attention.parameters}

@@ -33,7 +33,7 @@ def factors(program: Program) -> list[str]:
 def _uses(program: Program) -> list[tuple[str, bool]]:
     """Each use of a weight, and whether it is as the matrix of a product."""
     return [
-        (str(value.name), parameter == "weight" and "packed" in step.task.variants)
+        (value.name, parameter == "weight" and "packed" in step.task.variants)
         for step in program.steps
         for parameter, value in step.arguments
         if isinstance(value, Operand) and value.kind == "weight"

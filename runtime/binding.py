@@ -221,7 +221,7 @@ def _check_points(
     for point in points:
         for requirement in point.requirements:
             if requirement.key in users:
-                users[requirement.key].append((point, requirement))  # type: ignore[index]
+                users[requirement.key].append((point, requirement))
     for uses in users.values():
         if all(not requirement.privilege.writes for _, requirement in uses) and (
             len({requirement.privilege for _, requirement in uses}) == 1
