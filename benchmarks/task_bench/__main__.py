@@ -116,19 +116,23 @@ def table(lines: Sequence[dict[str, Any]], patterns: Sequence[str]) -> str:
     return markdown(["METG(50 %), us", *patterns], cells)
 
 
-def plot(lines: Sequence[dict[str, Any]], patterns: Sequence[str], path: Path) -> None:
-    """Bars, grouped by pattern, over a logarithmic axis."""
-    import matplotlib as mpl
-
+def draw(path: Path) -> None:
+    """Bars beside a result file, grouped by pattern, over a logarithmic axis."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print("no plot: matplotlib is not installed; --draw draws it elsewhere")
+        return
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    systems = list(dict.fromkeys(line["system"] for line in lines))
-    found = {(line["system"], line["pattern"]): line.get("metg") for line in lines}
+    found = {tuple(row["name"].split("/")): row for row in json.loads(path.read_text())["rows"]}
+    systems, patterns = (list(dict.fromkeys(name[i] for name in found)) for i in (0, 1))
     figure, axes = pyplot.subplots(figsize=(11, 4.5), dpi=120)
     for i, system in enumerate(systems):
         at = [p + (i - len(systems) / 2) * 0.8 / len(systems) for p in range(len(patterns))]
-        heights = [1e6 * (found.get((system, pattern)) or 0) for pattern in patterns]
+        measured = [found.get((system, pattern)) for pattern in patterns]
+        heights = [row["value"] if row else 0.0 for row in measured]
         axes.bar(at, heights, 0.8 / len(systems), label=system, align="edge")
     axes.set_yscale("log")
     axes.set_xticks(range(len(patterns)), patterns, rotation=20)
@@ -136,7 +140,7 @@ def plot(lines: Sequence[dict[str, Any]], patterns: Sequence[str], path: Path) -
     axes.grid(axis="y", alpha=0.3)
     axes.legend(ncols=2, fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path.with_suffix(".png"))
     pyplot.close(figure)
 
 
@@ -149,8 +153,12 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--width", type=int, default=2 * RANKS, help="points of a full step")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--draw", action="store_true", help="only draw the plot of the last run")
     parser.add_argument("--only", choices=SYSTEMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.draw:
+        draw(RESULTS / "task_bench.json")
+        return
     if args.only:
         measure_here(args.only, args.patterns, args.width, args.repeats)
         return
@@ -158,8 +166,9 @@ def main() -> None:
     for name in track(args.systems, "systems", console=Console(stderr=True)):
         lines += run(name, args.patterns, args.width, args.repeats)
     print(table(lines, args.patterns))
-    plot(lines, args.patterns, RESULTS / "task_bench.png")
-    print(write("task_bench", rows(lines)))
+    path = write("task_bench", rows(lines))
+    print(path)
+    draw(path)
 
 
 def _agreed(value: float) -> float:
