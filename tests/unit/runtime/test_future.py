@@ -203,8 +203,8 @@ def test_what_a_task_would_have_discarded_is_kept_if_it_does_not_run() -> None:
 
     with on_ranks(2) as runtime:
         x = line(runtime)
-        runtime.index_launch(add, 2, x=equal(x, 2), by=10)
         no = runtime.launch(is_large, x=x, limit=1000)
+        runtime.index_launch(add, 2, x=equal(x, 2), by=10)  # each rank holds a half
         runtime.launch(clear, x=x, predicate=no)
         assert runtime.read(x).tolist() == [10, 11, 12, 13]
 

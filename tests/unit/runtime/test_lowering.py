@@ -79,6 +79,11 @@ def add_up(x: Ints, total: Ints) -> None:
 
 
 @task(x=R, pure=True)
+def is_negative(x: Ints) -> bool:
+    return bool((x < 0).all())
+
+
+@task(x=R, pure=True)
 def count(x: Ints) -> int:
     return len(x)
 
@@ -197,6 +202,14 @@ class TestTensorParallelism:
         assert executor.moved() == ["reduce-scatter of out.value"]
         layers.runtime.launch(copy, x=layers.y, out=layers.x)
         assert executor.moved() == ["all-gather of y.value"]
+
+    def test_a_sum_that_might_not_be_made_leaves_what_was_there(self) -> None:
+        runtime = on_ranks(2, mapper=ByTask(line(2), {"down": along("in")}))
+        layers = Layers(runtime)
+        before = runtime.read(layers.x).tolist()
+        no = runtime.launch(is_negative, x=layers.up)
+        runtime.launch(linear, x=layers.wide, w=layers.down, out=layers.x, predicate=no)
+        assert runtime.read(layers.x).tolist() == before
 
     def test_on_two_axes_each_group_sums_for_itself(self) -> None:
         both = Divided({"data": ("rows", None), "tensor": ("features", None)})

@@ -81,8 +81,16 @@ def test_sums_along_one_axis_of_two() -> None:
         (Piece(rows(0, 1), 0b01), Piece(rows(1, 3), 0b10), Piece(rows(3, 4), 0b01)),
         (Piece(rows(0, 2), 0, "+", (0b11,)), Piece(rows(2, 4), 0b11)),
         (Piece(GRID, 0b11, "+", (0b11,)),),
+        (Piece(rows(0, 2), 0b01), Piece(rows(2, 3), 0b10), Piece(rows(3, 4), 0)),
     ],
-    ids=["backwards", "overlapping", "cyclic", "partly a sum", "a sum with a base"],
+    ids=[
+        "backwards",
+        "overlapping",
+        "cyclic",
+        "partly a sum",
+        "a sum with a base",
+        "never written",
+    ],
 )
 def test_what_is_nothing_regular_has_no_words(state: FieldState) -> None:
     assert describe(state, GRID, LINE) is None

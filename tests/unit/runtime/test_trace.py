@@ -724,6 +724,23 @@ def test_a_task_that_fails_in_a_replay_raises_there_if_launches_are_serial() -> 
         runtime.read(x)
 
 
+def test_a_result_that_a_failed_replay_did_not_come_to_is_not_that_of_before() -> None:
+    runtime = Runtime()
+    x, y = vector(runtime, "x"), vector(runtime, "y")
+
+    def body(by: Any) -> Future:
+        runtime.launch(fail_at_nine, x=x, by=by)
+        return runtime.launch(total, x=y)
+
+    trace = runtime.trace("step", body)
+    for _ in range(3):
+        result = trace(by=1)
+    with pytest.raises(ArithmeticError):
+        trace(by=9)
+    with pytest.raises(PoisonedError, match="has no value: it has not run"):
+        result.get()
+
+
 @later
 def test_a_result_of_a_failed_replay_is_refused_and_renewed_by_the_next(kind: str) -> None:
     @task(x=WD)
