@@ -249,6 +249,15 @@ class TestDefaults:
         assert runtime.read(y).tolist() == [2, 4, 6, 8, 10, 12]
         assert executor.moved() == ["all-gather of y.value"]
 
+    def test_it_does_not_follow_the_data_that_it_overwrites(self) -> None:
+        executor = Listing()
+        runtime = on_ranks(2, executor)
+        x, y = vector(runtime, "x"), vector(runtime, "y")
+        runtime.index_launch(increment, 2, x=equal(y, 2))
+        runtime.launch(double, x=x, out=y)
+        assert runtime.read(y).tolist() == [0, 2, 4, 6, 8, 10]
+        assert executor.moved() == []
+
     def test_it_follows_uneven_and_empty_blocks(self) -> None:
         executor = Listing()
         runtime = on_ranks(

@@ -144,6 +144,7 @@ def test_nothing_is_partitioned_into_nothing() -> None:
     nothing = equal(Region(2, "nothing", (0,), {"value": "int64"}), 2)
     assert [part.space.is_empty for part in nothing] == [True, True]
     assert nothing.is_complete
+    assert by_colour(nothing.whole, {}, complete=True).is_complete
 
 
 def test_the_points_of_a_domain_are_in_order() -> None:

@@ -379,6 +379,20 @@ def test_a_future_from_before_the_trace_must_be_the_same() -> None:
     assert "by of launch 0" in reasons(trace)[0]
 
 
+def test_another_result_of_the_body_is_a_divergence() -> None:
+    runtime = Runtime()
+    x, turn = vector(runtime), iter((0, 1))
+
+    def body() -> None:
+        results = [runtime.launch(total, x=x), runtime.launch(total, x=x)]
+        runtime.launch(add, x=x, by=results[next(turn)])
+
+    trace = runtime.trace("step", body)
+    trace()
+    trace()
+    assert "by of launch 2" in reasons(trace)[0]
+
+
 @everywhere
 def test_a_run_that_diverged_is_recorded_anew(kind: str) -> None:
     with MAKERS[kind]() as runtime:
