@@ -13,7 +13,15 @@ from typing import Any
 
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.errors import MapperError
-from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings, Where
+from specinfer.runtime.mapper import (
+    Divided,
+    Everywhere,
+    Mapper,
+    On,
+    Shardings,
+    Where,
+    divisible_axes,
+)
 from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.partition import Colour
 from specinfer.runtime.region import Region
@@ -180,10 +188,18 @@ def _asked(asked: str, *told: Any) -> str:
 
 
 def _launch(launch: Binding) -> str:
-    """A launch and its exact regions: there may be several of one name."""
+    """A launch, its exact regions, and what its task declares: others may have the same names."""
+    task = launch.task
+    declared = [
+        word
+        for word, is_so in (("pure", task.is_pure), ("collective", task.is_collective))
+        if is_so
+    ]
+    declared += [f"along {name}" for name in divisible_axes(task)]
     regions = (f"{name}={region_text(launch, name)}" for name in launch.regions)
     units = (f"{name}={value}" for name, value in launch.fixed.items())
-    return f"{launch.task.name}({', '.join((*regions, *units))})".replace(MARK, " of ")
+    described = " ".join((f"{task.name}({', '.join((*regions, *units))})", *declared))
+    return described.replace(MARK, " of ")
 
 
 def _text(shardings: Shardings) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import random_mapper
+from meaning import meaning_of
+from running import Run
+from strategies import random_program
 
 from specinfer.runtime.binding import Binding, bind_index
 from specinfer.runtime.context import Runtime
@@ -331,6 +336,23 @@ def test_a_log_repeats_a_run() -> None:
     assert again == log
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_a_log_repeats_a_run_of_any_program(seed: int) -> None:
+    def run(mapper: Mapper) -> None:
+        program = random_program(seed)
+        machine = SimulatedRanks(mapper.mesh.num_ranks)
+        with Runtime(InOrderExecutor(), machine=machine, mapper=mapper) as runtime:
+            run = Run(program, meaning_of(program), runtime, machine, traced=seed % 2 == 1)
+            run.execute()
+            run.compare()
+
+    log: list[str] = []
+    run(LoggingMapper(random_mapper.RandomMapper(seed % 4 + 1, seed), log.append))
+    again: list[str] = []
+    run(LoggingMapper(ReplayMapper(log), again.append))
+    assert again == log
+
+
 def test_a_log_of_another_program_is_refused() -> None:
     log: list[str] = []
     program(simulated(LoggingMapper(RandomMapper(line(2), 1), log.append)))
@@ -352,6 +374,23 @@ def test_a_log_tells_regions_of_one_name_apart() -> None:
         mapper = LoggingMapper(RandomMapper(line(2), seed), log.append)
         assert twins(simulated(mapper)) == [[2] * 2, [2] * 5]
         assert twins(simulated(ReplayMapper(log))) == [[2] * 2, [2] * 5]
+
+
+def test_a_log_tells_tasks_of_one_name_apart() -> None:
+    impure = replace(once, name="widen")
+
+    def namesakes(runtime: Runtime) -> list[int]:
+        x = runtime.region("x", (3, 1), {"v": "int64"})
+        for each in (impure, widen, impure):
+            runtime.launch(each, x=x)
+        result: list[int] = runtime.read(x)[:, 0].tolist()
+        return result
+
+    for seed in range(12):
+        log: list[str] = []
+        mapper = LoggingMapper(RandomMapper(line(2), seed), log.append)
+        assert namesakes(simulated(mapper)) == [3] * 3
+        assert namesakes(simulated(ReplayMapper(log))) == [3] * 3
 
 
 def test_a_log_with_two_answers_to_one_question_is_refused() -> None:
