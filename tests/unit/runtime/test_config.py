@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from specinfer.runtime.config import from_mapping
+from specinfer.runtime.config import from_mapping, parse_yaml, read_yaml
 from specinfer.runtime.errors import ConfigError
 
 
@@ -106,3 +107,30 @@ def test_refuses(data: dict[str, Any], message: str) -> None:
 def test_a_refusal_names_the_file_it_is_about() -> None:
     with pytest.raises(ConfigError, match=r"^run\.yaml\.seed: missing"):
         from_mapping(Config, {}, where="run.yaml")
+
+
+def test_an_empty_file_is_an_empty_mapping(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("")
+    assert read_yaml(tmp_path / "run.yaml") == {}
+
+
+def test_a_file_that_there_is_not_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.yaml: No such file or directory"):
+        read_yaml(tmp_path / "gone.yaml")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ConfigError, match=r"run\.yaml: .* codec can't decode"):
+        read_yaml(tmp_path / "run.yaml")
+
+
+def test_what_is_no_yaml_is_named_with_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"run\.yaml, line 2: not YAML: "):
+        parse_yaml("seed: 1\nstop: [2, ", "run.yaml")
+
+
+def test_what_is_no_mapping_is_refused() -> None:
+    not_a_mapping: Any = [1, 2]
+    with pytest.raises(ConfigError, match=r"config: expected a mapping, got \[1, 2\]"):
+        from_mapping(Config, not_a_mapping)

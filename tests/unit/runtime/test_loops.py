@@ -1,0 +1,65 @@
+"""A loop of launches that comes again and again without a trace is told once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from specinfer.runtime.context import Runtime
+from specinfer.runtime.loops import EVERY, SHORTEST, find_period
+from specinfer.runtime.privilege import RW
+from specinfer.runtime.task import task
+
+
+@task(x=RW)
+def increment(x: Any) -> None:
+    x += 1
+
+
+def run(runtime: Runtime, length: int, times: int, *, traced: bool = False) -> None:
+    """Launch on ``length`` rows, one after another, many times."""
+    x = runtime.region("x", (length,), {"v": "int64"}, {"v": np.zeros(length, int)})
+
+    def body() -> None:
+        for row in range(length):
+            runtime.launch(increment, x=x.rows(row, row + 1))
+
+    step = runtime.trace("step", body) if traced else body
+    for _ in range(times):
+        step()
+
+
+def test_a_loop_without_a_trace_is_told_with_its_ends(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "specinfer.runtime"):
+        run(Runtime(), 64, EVERY // 64)
+    (told,) = caplog.messages
+    assert told.startswith(
+        "64 launches, from increment(x=RW x[0:1]) to increment(x=RW x[63:64]), have come 3 times "
+        "in a row without a trace"
+    )
+
+
+def test_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "specinfer.runtime"):
+        run(Runtime(), 64, 5 * EVERY // 64)
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize(("length", "traced"), [(64, True), (SHORTEST // 2 - 1, False)])
+def test_a_trace_and_a_short_loop_are_not_told_as_they_are(
+    caplog: pytest.LogCaptureFixture, length: int, traced: bool
+) -> None:
+    with caplog.at_level(logging.WARNING, "specinfer.runtime"):
+        run(Runtime(), length, 5 * EVERY // length, traced=traced)
+    assert not any(message.startswith(f"{length} launches") for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("seen", "period"),
+    [("abcabcabc", 3), ("xyabcabcabc", 3), ("abcabcabx", None), ("abcabc", None), ("", None)],
+)
+def test_a_period_is_three_times_the_same_at_the_end(seen: str, period: int | None) -> None:
+    assert find_period(seen, shortest=3) == period
