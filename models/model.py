@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -41,12 +42,46 @@ def temporaries(
     ]
 
 
-def memory_bytes(program: Program, limits: BatchLimits, num_slots: int, dtype: torch.dtype) -> int:
-    """What a :class:`Model` of these sizes may come to use beside its weights."""
-    values = plan_temporaries(temporaries(program, limits, dtype)).num_bytes
-    kv = 2 * program.num_layers * num_slots * program.kv_heads * program.head_size
-    bias = limits.rows * (limits.context + limits.nodes) * torch.float32.itemsize
-    return values + kv * dtype.itemsize + bias
+def tables(limits: BatchLimits) -> dict[str, tuple[tuple[int, ...], dict[str, torch.dtype]]]:
+    """What a batch is written to, and attention's plan of it: shape and fields, by name."""
+    integer = torch.int64
+    requests, keys = limits.requests, limits.context + limits.nodes
+    return {
+        "rows": (
+            (limits.rows,),
+            dict.fromkeys(("tokens", "positions", "request", "slots"), integer),
+        ),
+        "requests": (
+            (requests,),
+            dict.fromkeys(("prefix_len", "chain_len", "num_nodes"), integer),
+        ),
+        "pages": ((requests, -(-limits.context // PAGE_SLOTS)), {"i": integer}),
+        "tree": ((requests, limits.nodes), {"i": integer}),
+        "ancestors": ((limits.rows, limits.words), {"i": integer}),
+        "logit_rows": ((limits.logit_rows,), {"i": integer}),
+        "keys": ((requests, keys), {"i": integer}),
+        "bias": ((limits.rows, keys), {"f": torch.float32}),
+        "extents": ((requests, 4), {"i": integer}),
+    }
+
+
+def kv_shape(program: Program, num_slots: int) -> tuple[int, ...]:
+    """(layers, slots, kv_heads, head_size) of a K/V pool."""
+    return program.num_layers, num_slots, program.kv_heads, program.head_size
+
+
+def memory_bytes(
+    program: Program, limits: BatchLimits, num_slots: int, dtype: torch.dtype
+) -> dict[str, int]:
+    """What a :class:`Model` of these sizes holds beside its weights, by what for."""
+    return {
+        "K/V pool": 2 * prod(kv_shape(program, num_slots)) * dtype.itemsize,
+        "results of operators": plan_temporaries(temporaries(program, limits, dtype)).num_bytes,
+        "batch tables": sum(
+            prod(shape) * sum(dtype.itemsize for dtype in fields.values())
+            for shape, fields in tables(limits).values()
+        ),
+    }
 
 
 class Model:
@@ -78,31 +113,9 @@ class Model:
         self.limits = limits
         self._weights = weights
         allocate = _Allocator(runtime, program.name)
-        shape = (program.num_layers, num_slots, program.kv_heads, program.head_size)
-        self.kv = allocate("kv", shape, k=dtype, v=dtype)
-        integer = torch.int64
-        self._rows = allocate(
-            "rows",
-            (limits.rows,),
-            tokens=integer,
-            positions=integer,
-            request=integer,
-            slots=integer,
-        )
-        self._requests = allocate(
-            "requests", (limits.requests,), prefix_len=integer, chain_len=integer, num_nodes=integer
-        )
-        keys = limits.context + limits.nodes
+        self.kv = allocate("kv", kv_shape(program, num_slots), {"k": dtype, "v": dtype})
         self._tables = {
-            "pages": allocate(
-                "pages", (limits.requests, -(-limits.context // PAGE_SLOTS)), i=integer
-            ),
-            "tree": allocate("tree", (limits.requests, limits.nodes), i=integer),
-            "ancestors": allocate("ancestors", (limits.rows, limits.words), i=integer),
-            "logit_rows": allocate("logit_rows", (limits.logit_rows,), i=integer),
-            "keys": allocate("keys", (limits.requests, keys), i=integer),
-            "bias": allocate("bias", (limits.rows, keys), f=torch.float32),
-            "extents": allocate("extents", (limits.requests, 4), i=integer),
+            name: allocate(name, shape, fields) for name, (shape, fields) in tables(limits).items()
         }
         values = temporaries(program, limits, dtype, f"{program.name}.value.")
         made = runtime.temporaries(f"{program.name}.values", values).values()
@@ -128,8 +141,8 @@ class Model:
     def _batch_parts(self, rows: int, requests: int, wanted: int) -> dict[str, Any]:
         tables = self._tables
         return {
-            "rows": self._rows.rows(0, rows),
-            "requests": self._requests.rows(0, requests),
+            "rows": tables["rows"].rows(0, rows),
+            "requests": tables["requests"].rows(0, requests),
             "pages": tables["pages"].rows(0, requests),
             "tree": tables["tree"].rows(0, requests),
             "ancestors": tables["ancestors"].rows(0, rows),
@@ -138,18 +151,19 @@ class Model:
 
     def _launch_step(self, rows: int, requests: int, wanted: int, batch: Parameter) -> None:
         """The body of the trace: every launch of a step of these sizes."""
-        launch = self.runtime.launch
+        launch, tables = self.runtime.launch, self._tables
+        step_rows = IndexSpace((0,), (rows,))
         parts = self._batch_parts(rows, requests, wanted)
         launch(load_batch, **parts, batch=batch)
         plan: dict[str, Any] = {
-            "keys": self._tables["keys"].rows(0, requests),
-            "bias": self._tables["bias"].rows(0, rows),
-            "extents": self._tables["extents"].rows(0, requests),
+            "keys": tables["keys"].rows(0, requests),
+            "bias": tables["bias"].rows(0, rows),
+            "extents": tables["extents"].rows(0, requests),
         }
         sizes = {"rows": rows, "logit_rows": wanted}
         resolve: dict[str, Callable[[Any], Subregion]] = {
             "input": lambda name: (
-                parts[name] if name in parts else self._rows.part(IndexSpace((0,), (rows,)), name)
+                parts[name] if name in parts else tables["rows"].part(step_rows, name)
             ),
             "weight": lambda name: self._weights[name].part(),
             "kv": lambda layer: self._layer(int(layer)),
@@ -178,6 +192,8 @@ class _Allocator:
         self._runtime = runtime
         self._prefix = prefix
 
-    def __call__(self, name: str, shape: tuple[int, ...], **fields: torch.dtype) -> Region:
+    def __call__(
+        self, name: str, shape: tuple[int, ...], fields: Mapping[str, torch.dtype]
+    ) -> Region:
         arrays = {field: torch.empty(shape, dtype=dtype) for field, dtype in fields.items()}
         return self._runtime.region(f"{self._prefix}.{name}", shape, fields, arrays)

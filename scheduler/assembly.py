@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from specinfer.runtime.executor.serial import SerialExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.mapper.yaml import YamlMapper
-from specinfer.runtime.memory import Memory, budgets_from
+from specinfer.runtime.memory import Memory, OutOfMemoryError, budgets_from
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
@@ -103,7 +104,8 @@ def new_runtime(
         memory: budgets by name, in bytes or as text; by default what the machine has.
 
     Raises:
-        ConfigError: another executor, or another number of ranks than there are.
+        ConfigError: another executor or number of ranks than there are, a budget that is no size or
+            of no memory.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f"executor is {executor!r}, expected {' or '.join(EXECUTORS)}")
@@ -128,7 +130,13 @@ def new_runtime(
         chosen = InOrderExecutor() if machine.num_ranks > 1 else SerialExecutor()
     mapper = _mapper(parallel, processors, rules)
     chosen = ProfilingExecutor(chosen, profiler) if profiler else chosen
-    budgets = {"cpu": machine_bytes()} | budgets_from(memory or {})
+    budgets = dict.fromkeys(mapper.memories) | {"cpu": machine_bytes()}
+    given = budgets_from(memory or {})
+    if unknown := sorted(given.keys() - budgets):
+        raise ConfigError(
+            f"memory.{unknown[0]}: nothing is put into it, expected {' or '.join(budgets)}"
+        )
+    budgets |= given
     memories = [Memory(name, budget) for name, budget in budgets.items()]
     return Runtime(chosen, machine=machine, mapper=mapper, memories=memories)
 
@@ -173,18 +181,25 @@ class Assembly:
                 memory for what is asked.
         """
         program = compile_graph(llm.graph)
-        self._sizes(program, sum(map(_num_nodes, drafts)))  # refused before weights are read
+        drafted = [  # an n-gram's guesses cost steps of the LLM
+            program if isinstance(draft, NGram) else compile_graph(draft.graph) for draft in drafts
+        ]
+        ssms = [
+            (draft, runs, _num_nodes(draft))
+            for draft, runs in zip(drafts, drafted, strict=True)
+            if isinstance(draft, Plan)
+        ]
+        self._check_memory([(llm, program, sum(map(_num_nodes, drafts))), *ssms])
         weights = self._weights(llm, program, progress)
         speculators: list[Speculator] = []
-        for draft in drafts:
+        for draft, runs in zip(drafts, drafted, strict=True):
             if isinstance(draft, NGram):
-                cost = self._step_cost(program, weights)
+                cost = self._step_cost(runs, weights)
                 speculators.append(NGramSpeculator(draft.ngram, draft.min_match, cost))
             else:
-                ssm = compile_graph(draft.graph)
                 shared = draft.checkpoint is llm.checkpoint
-                own = weights if shared else self._weights(draft, ssm, progress)
-                decoder = self._decoder(ssm, own, _num_nodes(draft))
+                own = weights if shared else self._weights(draft, runs, progress)
+                decoder = self._decoder(runs, own, _num_nodes(draft))
                 speculators.append(SSMSpeculator(draft.name, decoder, draft.expansion))
         nodes = sum(speculator.max_nodes for speculator in speculators)
         return Engine(self._decoder(program, weights, nodes), speculators)
@@ -202,7 +217,37 @@ class Assembly:
         agreed: StepCost = self.runtime.agree(cost)
         return agreed
 
-    def _sizes(self, program: Program, nodes: int) -> tuple[BatchLimits, KVSlots]:
+    def _check_memory(self, models: Sequence[tuple[Plan, Program, int]]) -> None:
+        """Refuse what all models together have not the memory for, before weights are read.
+
+        It is what the runtime comes to hold, but for the tokens that a step finds. Where a mapper
+        has several memories to choose from, the runtime refuses, region by region.
+
+        Args:
+            models: with their programs and the nodes of their trees; the LLM first, for what is
+                made of its checkpoint has its weights.
+        """
+        if len(self.runtime.memories) > 1:
+            return
+        (memory,) = self.runtime.memories.values()
+        free = Memory(memory.name, memory.left)
+        for plan, program, nodes in models:
+            limits, slots = self._sizes(nodes)
+            needed = memory_bytes(program, limits, slots.num_slots, self.dtype)
+            if plan is models[0][0] or plan.checkpoint is not models[0][0].checkpoint:
+                numbers = sum(map(prod, program.weights.values()))
+                needed = {"weights": numbers * self.dtype.itemsize} | needed
+            try:
+                for what, num_bytes in needed.items():
+                    free.hold(f"{what} of {plan.name}", num_bytes)
+            except OutOfMemoryError as error:
+                raise ConfigError(
+                    f"{error}; {self.batch.max_requests} requests of {self.length} tokens with "
+                    f"trees of {nodes} nodes: lower batch.max_requests, batch.max_length or the "
+                    f"trees, take smaller models, or raise memory.{memory.name}"
+                ) from None
+
+    def _sizes(self, nodes: int) -> tuple[BatchLimits, KVSlots]:
         """The largest batch, and the K/V slots, of a model for trees of ``nodes`` nodes."""
         requests = self.batch.max_requests
         limits = BatchLimits(
@@ -213,20 +258,10 @@ class Assembly:
             logit_rows=requests * (1 + nodes),
         )
         whole_pages = -(-self.length // PAGE_SLOTS) * PAGE_SLOTS
-        slots = KVSlots(requests, requests * whole_pages, max(1, nodes))
-        needed = memory_bytes(program, limits, slots.num_slots, self.dtype)
-        present = machine_bytes()
-        if needed > present:
-            raise ConfigError(
-                f"{program.name}: {requests} requests of {self.length} tokens with trees of "
-                f"{nodes} nodes take up to {needed / 1e9:.1f} GB beside the weights, expected at "
-                f"most this machine's {present / 1e9:.1f} GB; lower batch.max_requests, "
-                "batch.max_length or the trees"
-            )
-        return limits, slots
+        return limits, KVSlots(requests, requests * whole_pages, max(1, nodes))
 
     def _decoder(self, program: Program, weights: Mapping[str, Region], nodes: int) -> Decoder:
-        limits, slots = self._sizes(program, nodes)
+        limits, slots = self._sizes(nodes)
         model = Model(self.runtime, program, weights, limits, slots.num_slots, self.dtype)
         return Decoder(model, slots)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from specinfer.runtime.config import from_mapping, read_yaml
+from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.memory import budgets_from
 from specinfer.scheduler.errors import TreeError
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
 
@@ -183,6 +185,10 @@ class ServingConfig:
         ):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}, expected {' or '.join(known)}")
+        try:
+            budgets_from(self.memory)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 def load_config(path: str | Path) -> ServingConfig:

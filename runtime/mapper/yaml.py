@@ -189,6 +189,11 @@ class YamlMapper(Mapper):
             return number % self.mesh.num_ranks
         return super().shard(launch, point, number, count)
 
+    @property
+    def memories(self) -> list[str]:
+        """The memories that regions may be put into, each once."""
+        return list(dict.fromkeys(["cpu", *map(str, self._memories.values())]))
+
     def memory(self, region: Region) -> str:
         """Of the first pattern that fits the region."""
         return str(_first(self._memories, region.name, super().memory(region)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.memory import budgets_from
 from specinfer.scheduler.cli import options
 from specinfer.scheduler.config import (
     SSM,
@@ -81,6 +82,13 @@ def test_set_takes_whole_values() -> None:
     assert configure("--set", "definition=a=b").definition == "a=b"
 
 
+@pytest.mark.parametrize(
+    ("text", "budget"), [("8 GiB", 8 << 30), ("1000", 1000), ("null", None), ("'2 kB'", 2000)]
+)
+def test_set_takes_sizes_of_memories(text: str, budget: int | None) -> None:
+    assert budgets_from(configure("--set", f"memory.cpu={text}").memory) == {"cpu": budget}
+
+
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     assert configure("--config", yaml_file(tmp_path, "# nothing\n")) == ServingConfig()
 
@@ -129,6 +137,9 @@ def test_refuses_files_that_are_no_text(tmp_path: Path) -> None:
         ("batch.max_rows=many", "config.batch.max_rows: expected int, got 'many'"),
         ("batch.max_rows=[", "--set batch.max_rows=[, line 1: not YAML"),
         ("model.name=x", "config.model: expected str"),
+        ("memory=3", "config: memory: expected a mapping of memories to sizes, got 3"),
+        ("memory.cpu=lots", "config: memory.cpu: expected bytes, or a size such as '8 GB'"),
+        ("memory.cpu=-1", "config: memory.cpu: expected bytes"),
         ("generation.max_new_tokens=0", "max_new_tokens is 0, expected at least 1"),
     ],
 )

@@ -1,0 +1,95 @@
+"""An engine is refused before its weights are read if there is not the memory for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from unit.models.checkpoint_files import weights, write_folder
+
+from specinfer import LLM, SSM, BatchConfig, NGram, PrefixSSM
+from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.memory import OutOfMemoryError
+from specinfer.scheduler import assembly
+from specinfer.scheduler.cli.main import main
+from specinfer.scheduler.config import Draft, ParallelConfig
+
+STEP = 1024
+"""Bytes of what a step finds out, the tokens: not counted before weights are read."""
+BATCH = BatchConfig(max_requests=2, max_rows=32, max_length=64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("models") / "tiny", weights("llama", 320))
+
+
+@pytest.fixture
+def _reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "load_weights", lambda *_: pytest.fail("read"))
+
+
+def used_by(folder: Path, drafts: Sequence[Draft], dtype: str, **given: object) -> int:
+    llm = LLM(folder, dtype=dtype)
+    llm.compile(ssms=drafts, batch=BATCH, **given)  # type: ignore[arg-type]
+    (memory,) = llm._compiled.runtime.memories.values()
+    return memory.used
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kinds", ["", "ngram", "prefix", "ssm", "prefix ngram ssm"])
+def test_the_least_budget_is_what_is_held(
+    folder: Path, kinds: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[str, Draft] = {
+        "ngram": NGram(4),
+        "prefix": PrefixSSM(1, (2, 1)),
+        "ssm": SSM(str(folder), (1, 1, 1)),
+    }
+    drafts = [known[kind] for kind in kinds.split()]
+    used = used_by(folder, drafts, dtype)
+    assert used_by(folder, drafts, dtype, memory={"cpu": used}) == used
+    with pytest.raises(OutOfMemoryError):
+        used_by(folder, drafts, dtype, memory={"cpu": used - 1})
+    monkeypatch.setattr(assembly, "load_weights", lambda *_: pytest.fail("read"))
+    with pytest.raises(ConfigError, match=r"(of .*tiny|prefix:1) asks for .* too few; held: "):
+        used_by(folder, drafts, dtype, memory={"cpu": used - STEP})
+
+
+@pytest.mark.usefixtures("_reads_no_weights")
+def test_says_who_takes_too_much_and_what_to_lower(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = ["batch.max_requests=400", "batch.max_length=64", "memory.cpu=8 MiB"]
+    options = [word for value in sets for word in ("--set", value)]
+    assert (
+        main(["generate", "--raw", "--model", str(folder), *options, "--max-new-tokens", "8", "a"])
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"specinfer: error: cpu: K/V pool of .*tiny asks for [\d.]+ MiB, but [\d.]+ MiB of 8\.0 MiB"
+        r" are left, [\d.]+ [KM]iB too few; held: weights of .*tiny [\d.]+ KiB; 400 requests of 64 "
+        r"tokens with trees of \d+ nodes: lower batch\.max_requests, batch\.max_length or the trees"
+        r", take smaller models, or raise memory\.cpu\n",
+        said,
+    )
+
+
+@pytest.mark.usefixtures("_reads_no_weights")
+def test_refuses_a_budget_that_nothing_is_put_into(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"memory\.gpu: nothing is put into it, expected cpu"):
+        LLM(folder).compile(batch=BATCH, memory={"gpu": "8 GiB"})
+
+
+def test_a_mapper_may_have_several_memories(folder: Path, tmp_path: Path) -> None:
+    mapper = tmp_path / "mapper.yaml"
+    mapper.write_text('memories: {"*.kv": cache}')
+    llm = LLM(folder)
+    parallel = ParallelConfig(mapper=str(mapper))
+    llm.compile(batch=BATCH, parallel=parallel, memory={"cache": "1 MiB"})
+    memories = llm._compiled.runtime.memories
+    assert [name for name, _ in memories["cache"].holders] == ["llama.kv.k", "llama.kv.v"]
+    assert memories["cpu"].used > memories["cache"].used
