@@ -32,12 +32,16 @@ def points(domain: int | Sequence[int]) -> list[Colour]:
 
     >>> points(3), points((2, 2))
     ([0, 1, 2], [(0, 0), (0, 1), (1, 0), (1, 1)])
+
+    Raises:
+        LaunchError: a negative number of points.
     """
-    if isinstance(domain, int):
-        return list(range(domain))
-    if len(domain) == 1:
-        return list(range(domain[0]))
-    return list(product(*map(range, domain)))
+    counts = (domain,) if isinstance(domain, int) else domain
+    if any(count < 0 for count in counts):
+        raise LaunchError(f"domain {domain}: expected 0 or more points along each dimension")
+    if len(counts) == 1:
+        return list(range(counts[0]))
+    return list(product(*map(range, counts)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from specinfer.runtime.arrays import imported
 from specinfer.runtime.errors import LaunchError
-from specinfer.runtime.index_space import IndexSpace, whole
+from specinfer.runtime.index_space import MAX_DIMENSIONS, IndexSpace, whole
 
 FieldKey = tuple[int, str]
 """Number of a region, and one of its fields."""
@@ -90,7 +90,13 @@ class Region:
             raise LaunchError(f"region {name}: expected at least one field")
         self.id = id
         self.name = name
-        self.space = whole(shape)
+        try:
+            self.space = whole(shape)
+        except LaunchError:
+            raise LaunchError(
+                f"region {name}: shape {shape}, expected 1 to {MAX_DIMENSIONS} dimensions of 0 or "
+                "more points"
+            ) from None
         self.fields = dict(fields)
         self.partitions: dict[Hashable, Any] = {}
         self.storage: Storage | None = None

@@ -57,7 +57,8 @@ class ShuffledExecutor:
         return self._guard.take_failures()
 
     def close(self) -> None:
-        """Forget what has not run."""
+        """Forget what has not run: nobody waits for it any more."""
+        self._ready = ReadyQueue()
         self._runnable.clear()
         self._operations.clear()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import ExitStack, suppress
 
 from specinfer.runtime.dependence import LaunchId
+from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.executor import Failure, Operation
 from specinfer.runtime.executor.guard import Guard
 from specinfer.runtime.poison import PoisonedData
@@ -25,11 +26,16 @@ class ThreadedExecutor:
     locks of the fields that it folds into.
 
     A task that raises stops those that depend on it, and no others.
+
+    Raises:
+        ConfigError: fewer than one worker.
     """
 
     is_in_order = False
 
     def __init__(self, workers: int = 2, start_worker: Callable[[], object] = lambda: None) -> None:
+        if workers < 1:
+            raise ConfigError(f"executor of threads: {workers} workers, expected 1 or more")
         self._ready = ReadyQueue()
         self._operations: dict[LaunchId, Operation] = {}
         self._runnable: deque[LaunchId] = deque()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from specinfer.runtime.context import Runtime
-from specinfer.runtime.errors import PoisonedError
+from specinfer.runtime.errors import ConfigError, PoisonedError
 from specinfer.runtime.executor.record import RecordingExecutor
 from specinfer.runtime.executor.serial import SerialExecutor
+from specinfer.runtime.executor.shuffled import ShuffledExecutor
 from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.region import Region
@@ -227,6 +228,50 @@ class TestThreads:
         runtime.launch(increment, x=x.part())
         runtime.fence()
         assert not runtime.array(x, "value")[:].any()
+
+    @pytest.mark.parametrize("workers", [0, -1])
+    def test_refuses_to_have_no_worker(self, workers: int) -> None:
+        with pytest.raises(ConfigError, match=f"threads: {workers} workers, expected 1 or more"):
+            ThreadedExecutor(workers)
+
+
+class TestShuffled:
+    @pytest.mark.parametrize("seed", range(4))
+    def test_keeps_dependences_in_every_order(self, seed: int) -> None:
+        with Runtime(ShuffledExecutor(seed)) as runtime:
+            x, y = zeros(runtime, "x"), zeros(runtime, "y")
+            for _ in range(5):
+                runtime.launch(increment, x=x.part())
+                runtime.launch(copy, x=x.part(), y=y.part())
+            assert runtime.read(y.part()).tolist() == [5, 5, 5, 5]
+
+    def test_the_orders_of_one_seed_are_the_same(self) -> None:
+        assert shuffled_order(3) == shuffled_order(3)
+        assert len({tuple(shuffled_order(seed)) for seed in range(8)}) > 1
+
+    def test_a_fence_after_close_returns(self) -> None:
+        runtime = Runtime(ShuffledExecutor())
+        x = zeros(runtime, "x")
+        for _ in range(20):
+            runtime.launch(increment, x=x.part())
+        runtime.close()
+        runtime.fence()
+
+
+def shuffled_order(seed: int) -> list[int]:
+    """In which order independent launches run."""
+    order: list[int] = []
+
+    @task(x=RW)
+    def note(x: Any, number: int) -> None:
+        order.append(number)
+
+    with Runtime(ShuffledExecutor(seed)) as runtime:
+        x = zeros(runtime, "x")
+        for number in range(4):
+            runtime.launch(note, x=x.rows(number, number + 1), number=number)
+        runtime.fence()
+    return order
 
 
 class TestRecording:

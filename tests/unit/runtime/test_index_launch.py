@@ -216,6 +216,13 @@ def test_refuses(
         runtime.index_launch(launched, domain, **arguments(line(runtime, "line")))
 
 
+@pytest.mark.parametrize("domain", [-1, (2, -1)])
+def test_refuses_a_negative_domain(domain: Any) -> None:
+    runtime = Runtime()
+    with pytest.raises(LaunchError, match=r"domain .*: expected 0 or more points along each"):
+        runtime.index_launch(look, domain, x=line(runtime))
+
+
 def test_a_single_launch_refuses_a_partition() -> None:
     runtime = Runtime()
     with pytest.raises(LaunchError, match="argument x is Partition, expected a subregion"):

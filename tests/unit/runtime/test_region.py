@@ -43,6 +43,12 @@ def test_refuses_a_region_without_fields() -> None:
         Region(0, "empty", (4,), {})
 
 
+@pytest.mark.parametrize("shape", [(), (1,) * 5, (4, -1)])
+def test_refuses_a_region_of_a_shape_that_there_is_not(shape: tuple[int, ...]) -> None:
+    with pytest.raises(LaunchError, match=r"region bad: shape \(.*\), expected 1 to 4 dimensions"):
+        Region(0, "bad", shape, {"value": "int64"})
+
+
 @pytest.mark.parametrize(
     "space",
     [IndexSpace((0, 0), (5, 2)), IndexSpace((0, 1), (1, 3)), IndexSpace((0,), (4,))],
