@@ -155,14 +155,17 @@ class Runtime:
         """Make a region, and attach memory to its fields if ``arrays`` are given.
 
         Fields without memory start as zeros.
+
+        Raises:
+            LaunchError: no fields, or what cannot be their memory.
+            OutOfMemoryError: they take more than is left of the region's memory.
         """
-        region = self._new_region(name, shape, fields)
+        region = Region(len(self._regions), name, shape, fields)
         attached = {f: region.check(f, array) for f, array in (arrays or {}).items()}
-        memory = self._memory_of(region)
-        for field, dtype in region.fields.items():
-            array = attached.get(field)
-            size = itemsize(dtype if array is None else array.dtype)
-            memory.hold(f"{name}.{field}", region.space.volume * size)
+        dtypes = {**region.fields, **{f: array.dtype for f, array in attached.items()}}
+        num_bytes = region.space.volume * sum(map(itemsize, dtypes.values()))
+        self._memory_of(region).hold(name, num_bytes)
+        self._add(region)
         for field, array in attached.items():
             self._attach(region, field, array)
         return region
@@ -177,28 +180,37 @@ class Runtime:
             values: what there is, and when.
 
         Raises:
-            ArenaError: lifetimes that cannot be.
+            ArenaError: lifetimes that cannot be, or values of several array libraries.
+            MapperError: the mapper puts them into several memories.
             OutOfMemoryError: the arena is larger than what is left of its memory.
         """
         plan = plan_temporaries(values)
-        regions = {v.name: self._new_region(v.name, v.shape, {"value": v.dtype}) for v in values}
-        if not regions:
-            return regions
-        arena, dtype = self._num_arenas, bytes_like(values[0].dtype)
+        if not values:
+            return {}
+        regions = {
+            value.name: Region(id, value.name, value.shape, {"value": value.dtype})
+            for id, value in enumerate(values, start=len(self._regions))
+        }
+        memories = {memory.name: memory for memory in map(self._memory_of, regions.values())}
+        if len(memories) > 1:
+            raise MapperError(
+                f"arena {name}: a mapper put its values into memories {', '.join(memories)}, "
+                "expected one"
+            )
+        memories.popitem()[1].hold(name, plan.num_bytes)
+        arena = self._num_arenas
         self._num_arenas += 1
-        self._memory_of(next(iter(regions.values()))).hold(name, plan.num_bytes)
-        memory = zeros((plan.num_bytes,), dtype)
+        memory = zeros((plan.num_bytes,), bytes_like(values[0].dtype))
         for value in values:
             region, offset = regions[value.name], plan.offsets[value.name]
+            self._add(region)
             region.storage = Storage(arena, offset, itemsize(value.dtype))
             self._attach(region, "value", over(memory, offset, value.shape, value.dtype))
         return regions
 
-    def _new_region(self, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]) -> Region:
-        region = Region(len(self._regions), name, shape, fields)
+    def _add(self, region: Region) -> None:
         self._regions.append(region)
         self._distributor.add(region)
-        return region
 
     def _memory_of(self, region: Region) -> Memory:
         name = self._mapper.memory(region)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from specinfer.runtime.arena import ArenaPlan, Lifetime, plan
-from specinfer.runtime.arrays import itemsize
+from specinfer.runtime.arena import ArenaError, ArenaPlan, Lifetime, plan
+from specinfer.runtime.arrays import bytes_like, itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,13 @@ def plan_temporaries(values: Sequence[Temporary]) -> ArenaPlan:
     """A place in one arena for each value.
 
     Raises:
-        ArenaError: two values of one name, or one that ends before it begins.
+        ArenaError: two values of one name, one that ends before it begins, or values of several
+            array libraries.
     """
+    for value in values:
+        if bytes_like(value.dtype) != bytes_like(values[0].dtype):
+            raise ArenaError(
+                f"value {value.name}: is of {value.dtype}, expected the array library of "
+                f"{values[0].name}, {values[0].dtype}"
+            )
     return plan(Lifetime(v.name, v.first, v.last, v.num_bytes) for v in values)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from specinfer.runtime import binding
+from specinfer.runtime.arena import ArenaError
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import LaunchError, MapperError, PoisonedError
 from specinfer.runtime.executor.in_order import InOrderExecutor
@@ -131,17 +132,19 @@ def test_bytes_of_a_part(space: Any, interval: tuple[int, int]) -> None:
     assert (found.lo[0], found.hi[0]) == interval
 
 
-def test_every_field_is_held_by_its_name() -> None:
+def test_every_region_is_held_by_its_name() -> None:
     runtime = Runtime(memories=[Memory("cpu", 1000)])
     runtime.region("cache", (8, 4), {"k": "float32", "v": "float32"})
     runtime.region("x", (3,), {"value": "int64"}, {"value": np.zeros(3, np.int64)})
-    assert runtime.memories["cpu"].holders == (("cache.k", 128), ("cache.v", 128), ("x.value", 24))
+    assert runtime.memories["cpu"].holders == (("cache", 256), ("x", 24))
     with pytest.raises(
         OutOfMemoryError,
-        match=r"cpu: big\.value asks for 800 B, but 720 B of 1000 B are left, 80 B too few; "
-        r"held: cache\.k 128 B, cache\.v 128 B, x\.value 24 B",
+        match=r"cpu: big asks for 880 B, but 720 B of 1000 B are left, 160 B too few; "
+        r"held: cache 256 B, x 24 B",
     ):
-        runtime.region("big", (100,), {"value": "int64"})
+        runtime.region("big", (110,), {"a": "int32", "b": "int32"})
+    assert runtime.memories["cpu"].used == 280
+    assert runtime.region("small", (1,), {"value": "int8"}).id == 2  # as if nothing had been asked
 
 
 class Elsewhere(Mapper):
@@ -155,6 +158,34 @@ def test_a_mapper_chooses_the_memory() -> None:
     runtime = Runtime(mapper=Elsewhere(line(1)), memories=[Memory("far"), Memory("cpu")])
     runtime.region("x", (3,), {"value": "int64"})
     assert runtime.memories["far"].used == 24
+
+
+class Scattered(Mapper):
+    """Keeps every value in a memory of its own."""
+
+    def memory(self, region: Region) -> str:
+        return region.name
+
+
+def test_the_values_of_an_arena_are_in_one_memory() -> None:
+    runtime = Runtime(mapper=Scattered(line(1)), memories=[Memory("x"), Memory("y")])
+    with pytest.raises(
+        MapperError, match="arena grid: a mapper put its values into memories x, y, expected one"
+    ):
+        grid(runtime)
+
+
+def test_refuses_values_of_several_libraries() -> None:
+    values = [Temporary("a", (1,), torch.int64, 0, 1), Temporary("b", (1,), "int64", 0, 1)]
+    with pytest.raises(ArenaError, match="value b: is of int64, expected the array library of a,"):
+        Runtime().temporaries("mixed", values)
+
+
+def test_values_may_be_empty_and_there_may_be_none() -> None:
+    runtime = Runtime()
+    assert runtime.temporaries("none", []) == {}
+    regions = runtime.temporaries("empty", [Temporary("x", (0, 4), "int64", 0, 0)])
+    assert runtime.read(regions["x"].part()).shape == (0, 4)
 
 
 def test_refuses_a_memory_that_is_not_there() -> None:

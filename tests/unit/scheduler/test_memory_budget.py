@@ -91,5 +91,5 @@ def test_a_mapper_may_have_several_memories(folder: Path, tmp_path: Path) -> Non
     parallel = ParallelConfig(mapper=str(mapper))
     llm.compile(batch=BATCH, parallel=parallel, memory={"cache": "1 MiB"})
     memories = llm._compiled.runtime.memories
-    assert [name for name, _ in memories["cache"].holders] == ["llama.kv.k", "llama.kv.v"]
+    assert [name for name, _ in memories["cache"].holders] == ["llama.kv"]
     assert memories["cpu"].used > memories["cache"].used
