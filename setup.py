@@ -51,6 +51,11 @@ setup(
             "import-linter>=2.1",
             "grimp>=3.5",  # layers import downwards only
         ],
-        "bench": ["transformers>=4.57", "matplotlib>=3.8"],
+        "bench": [
+            "transformers>=4.57",
+            "matplotlib>=3.8",
+            "dask[distributed]>=2025.1",  # Task Bench holds the runtime against these two
+            "ray>=2.44",  # and its compiled graphs
+        ],
     },
 )
