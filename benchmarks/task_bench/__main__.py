@@ -1,9 +1,10 @@
 """Measure METG(50 %) of this runtime and of others, in one run on one machine.
 
-    python -m benchmarks.task_bench [--patterns stencil_1d fft] [--systems dask ray] [--repeats 3]
+    python -m benchmarks.task_bench [--patterns stencil_1d fft] [--systems mpi4py ray-tasks]
 
 Every system gets two cores. Those over MPI are run by ``mpirun -n 2``; the others in a process of
-their own each. What is not installed is left out, and said so.
+their own each. What is not installed is left out, and said so. The time of the work itself is
+measured once, before all systems, with both cores busy.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from math import inf, nan
 from pathlib import Path
+from statistics import median, stdev
+from tempfile import TemporaryFile
 from typing import Any
 
 from rich.console import Console
@@ -23,8 +27,8 @@ from rich.progress import track
 
 from benchmarks.ranks import mpirun
 from benchmarks.report import RESULTS, Row, markdown, write
-from benchmarks.task_bench.kernel import seconds_per_iteration
-from benchmarks.task_bench.metg import measure, metg
+from benchmarks.task_bench.kernel import seconds_on_busy_cores
+from benchmarks.task_bench.metg import Sample, measure, metg
 from benchmarks.task_bench.patterns import PATTERNS, num_tasks
 from benchmarks.task_bench.systems import Shape, System
 
@@ -41,7 +45,11 @@ SYSTEMS: dict[str, tuple[bool, str, str, dict[str, Any]]] = {
 }
 """By name: whether it runs under mpirun, its module, class and arguments."""
 
-TIMEOUT_SECONDS = 1800
+TIMEOUT_SECONDS = 600
+"""Of one system."""
+
+BUSY = 0.5
+"""Load average from which a machine is not idle."""
 
 
 def make(name: str) -> System:
@@ -53,21 +61,21 @@ def make(name: str) -> System:
     return make_system(**arguments)
 
 
-def measure_here(name: str, patterns: Sequence[str], width: int, repeats: int) -> None:
+def measure_here(name: str, per_iteration: float, asked: argparse.Namespace) -> None:
     """Measure one system in this process; rank 0 prints a line of JSON for each pattern."""
-    per_iteration = seconds_per_iteration()
     system = make(name)
-    for pattern in patterns:
-        shape = Shape(pattern, width, system.steps)
+    for pattern in asked.patterns:
+        shape = Shape(pattern, asked.width, asked.steps or system.steps)
         line: dict[str, Any] = {"system": system.name, "pattern": pattern}
+        tasks = num_tasks(pattern, shape.width, shape.steps)
         try:
             system.prepare(shape)
-            tasks = num_tasks(pattern, width, system.steps)
-            samples = measure(system.run, tasks, system.cores, _agreed(per_iteration), repeats)
-            line |= {
-                "metg": metg(samples),
-                "samples": [(s.granularity, s.efficiency) for s in samples],
-            }
+            system.run(0)  # warm
+            curves = [
+                measure(system.run, tasks, system.cores, per_iteration)
+                for _ in range(asked.repeats)
+            ]
+            line |= summary(curves)
         except NotImplementedError as error:
             line["left_out"] = str(error)
         if _rank() == 0:
@@ -75,20 +83,54 @@ def measure_here(name: str, patterns: Sequence[str], width: int, repeats: int) -
     system.close()
 
 
-def run(name: str, patterns: Sequence[str], width: int, repeats: int) -> list[dict[str, Any]]:
-    """Measure one system in processes of its own."""
-    own = ["-m", "benchmarks.task_bench", "--only", name, "--width", str(width)]
-    own += ["--repeats", str(repeats), "--patterns", *patterns]
-    command = mpirun(RANKS, *own) if SYSTEMS[name][0] else [sys.executable, *own]
+def summary(curves: Sequence[Sequence[Sample]]) -> dict[str, Any]:
+    """Median and spread over curves, and the curves; a median of None: most never got there."""
+    found = [metg(curve) for curve in curves]
+    reached = [value for value in found if value is not None]
+    middle = median(inf if value is None else value for value in found)
+    return {
+        "metg": None if middle == inf else middle,
+        "spread": stdev(reached) if len(reached) > 1 else None,
+        "curves": [[(s.granularity, s.efficiency) for s in curve] for curve in curves],
+    }
+
+
+def run(name: str, per_iteration: float, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure one system in processes of its own; what it did not do is told on stderr."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    own = ["-m", "benchmarks.task_bench", "--only", name, "--per-iteration", repr(per_iteration)]
+    own += ["--width", str(asked.width), "--steps", str(asked.steps)]
+    own += ["--repeats", str(asked.repeats), "--patterns", *asked.patterns]
+    command = [sys.executable, *own]
+    if SYSTEMS[name][0]:
+        try:
+            command = mpirun(RANKS, "-m", "mpi4py", *own)  # it ends all ranks if one fails
+        except FileNotFoundError as error:
+            console.print(f"{name}: left out: {error}")
+            return []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_DEDUP_LOGS": "0"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
-    )
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        Console(stderr=True).print(f"{name}: left out: {reason[0]}", highlight=False)
-        return []
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=err)
+        try:
+            process.wait(TIMEOUT_SECONDS)
+            reason = f"it ended with {process.returncode}"
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+            reason = f"not done after {TIMEOUT_SECONDS} s"
+        out.seek(0)
+        err.seek(0)
+        lines = [json.loads(line) for line in out if line.startswith("{")]
+        errors = [line.strip() for line in err if "Error" in line]
+    missing = asked.patterns[len(lines) :]
+    if missing:
+        console.print(f"{name}: left out: {', '.join(missing)}: {(errors or [reason])[-1]}")
+    for line in lines:
+        if "left_out" in line:
+            console.print(f"{name}: left out: {line['pattern']}: {line['left_out']}")
+        elif line["metg"] is None:
+            console.print(f"{name}: {line['pattern']}: half of the time was overhead throughout")
+    return lines
 
 
 def rows(lines: Sequence[dict[str, Any]]) -> list[Row]:
@@ -98,7 +140,8 @@ def rows(lines: Sequence[dict[str, Any]]) -> list[Row]:
             name=f"{line['system']}/{line['pattern']}",
             value=1e6 * line["metg"],
             unit="us",
-            against={"samples": line["samples"]},
+            spread=None if line["spread"] is None else 1e6 * line["spread"],
+            against={"curves": line["curves"]},
         )
         for line in lines
         if line.get("metg")
@@ -132,7 +175,7 @@ def draw(path: Path) -> None:
     for i, system in enumerate(systems):
         at = [p + (i - len(systems) / 2) * 0.8 / len(systems) for p in range(len(patterns))]
         measured = [found.get((system, pattern)) for pattern in patterns]
-        heights = [row["value"] if row else 0.0 for row in measured]
+        heights = [row["value"] if row else nan for row in measured]
         axes.bar(at, heights, 0.8 / len(systems), label=system, align="edge")
     axes.set_yscale("log")
     axes.set_xticks(range(len(patterns)), patterns, rotation=20)
@@ -152,32 +195,35 @@ def main() -> None:
     parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=PATTERNS)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--width", type=int, default=2 * RANKS, help="points of a full step")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=0, help="of a graph; 0: each system's own")
+    parser.add_argument("--repeats", type=int, default=3, help="curves, of which the median counts")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=RESULTS / "task_bench.json",
+        metavar="FILE",
+        help="results; the plot is drawn beside it",
+    )
     parser.add_argument("--draw", action="store_true", help="only draw the plot of the last run")
     parser.add_argument("--only", choices=SYSTEMS, help=argparse.SUPPRESS)
+    parser.add_argument("--per-iteration", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.draw:
-        draw(RESULTS / "task_bench.json")
+        draw(args.json)
         return
     if args.only:
-        measure_here(args.only, args.patterns, args.width, args.repeats)
+        measure_here(args.only, args.per_iteration, args)
         return
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"load average {load:.1f}: others use the cores, and the figures tell of that, too")
+    per_iteration = seconds_on_busy_cores(RANKS)
     lines: list[dict[str, Any]] = []
     for name in track(args.systems, "systems", console=Console(stderr=True)):
-        lines += run(name, args.patterns, args.width, args.repeats)
+        lines += run(name, per_iteration, args)
     print(table(lines, args.patterns))
-    path = write("task_bench", rows(lines))
+    path = write(args.json.stem, rows(lines), args.json.parent)
     print(path)
     draw(path)
-
-
-def _agreed(value: float) -> float:
-    """The first rank's value, on all ranks."""
-    if "MPI" not in sys.modules and "mpi4py.MPI" not in sys.modules:
-        return value
-    from mpi4py import MPI
-
-    return float(MPI.COMM_WORLD.bcast(value))
 
 
 def _rank() -> int:
@@ -191,8 +237,9 @@ def _told(line: dict[str, Any] | None) -> str:
     if line is None or "left_out" in line:
         return "-"
     if line["metg"] is None:
-        return f"> {1e6 * line['samples'][-1][0]:.1f}"
-    return f"{1e6 * line['metg']:.1f}"
+        return f"> {1e6 * line['curves'][-1][-1][0]:.1f}"
+    spread = "" if line["spread"] is None else f" ± {1e6 * line['spread']:.1f}"
+    return f"{1e6 * line['metg']:.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ system that runs points in a wrong order is found out, at less than a microsecon
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import Any
 
@@ -46,17 +47,22 @@ def compute(out: Pairs, step: int, point: int, iterations: int) -> None:
     _compute(out, step, point, iterations)
 
 
-def seconds_per_iteration(repeats: int = 5) -> float:
-    """Of the calculation, on one core that does nothing else."""
-    out, iterations = np.zeros(2, np.int64), 2_000_000
-    compute(out, 0, 0, 10)
-    check(out[None], 0, 0)
-    best = np.inf
-    for _ in range(repeats):
+def seconds_on_busy_cores(cores: int, repeats: int = 20) -> float:
+    """Of an iteration of the calculation, while so many threads calculate: the least that is seen.
+
+    Cores may share a unit or a clock, so that one alone would promise too much.
+    """
+    iterations = 2_000_000
+
+    def calculate(point: int) -> float:
+        out = np.zeros(2, np.int64)
         start = perf_counter()
-        compute(out, 0, 0, iterations)
-        best = min(best, perf_counter() - start)
-    return float(best / iterations)
+        compute(out, 0, point, iterations)
+        return perf_counter() - start
+
+    calculate(0)  # compiles
+    with ThreadPoolExecutor(cores) as threads:
+        return min(max(threads.map(calculate, range(cores))) for _ in range(repeats)) / iterations
 
 
 def signed(step: int, point: int, iterations: int, inputs: Any, points: list[int]) -> Pairs:

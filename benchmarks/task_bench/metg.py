@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, log
-from statistics import median
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Sizes of tasks that are measured, in units of the overhead of an empty one; up to the first that
@@ -54,23 +53,21 @@ def metg(samples: Sequence[Sample], share: float = SHARE) -> float | None:
 
 
 def measure(
-    run: Callable[[int], float], tasks: int, cores: int, per_iteration: float, repeats: int
+    run: Callable[[int], float], tasks: int, cores: int, per_iteration: float
 ) -> list[Sample]:
-    """Samples around the size at which half of the time is overhead.
+    """Samples up to the size at which half of the time is work: one curve.
 
     Args:
         run: seconds that the graph takes with so many iterations a task.
         tasks: of the graph.
         cores: that work on it.
         per_iteration: seconds of one iteration.
-        repeats: of each size, of which the median counts.
     """
-    run(0)
-    overhead = median(run(0) for _ in range(repeats)) * cores / tasks
+    overhead = run(0) * cores / tasks
     samples = []
     for factor in FACTORS:
         iterations = max(1, round(factor * overhead / per_iteration))
-        granularity = median(run(iterations) for _ in range(repeats)) * cores / tasks
+        granularity = run(iterations) * cores / tasks
         samples.append(Sample(granularity, iterations * per_iteration / granularity))
         if samples[-1].efficiency > SHARE:
             break

@@ -1,7 +1,7 @@
 """Dependence patterns: which points of the step before each point needs.
 
-A graph has steps and points; a point of a step depends on points of the step before it. Formulas:
-Slaughter et al. (SC 2020), table 2.
+A graph has steps and points; a point of a step depends on points of the step before it. The
+formulas are those of Task Bench (Slaughter et al., SC 2020); what is random is drawn otherwise.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def intervals(points: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _wanted(pattern: str, width: int, step: int, point: int) -> Iterator[int]:
-    number = step % period(pattern, width)
+    turn = period(pattern, width)
+    number = step % turn
     match pattern:
         case "no_comm":
             yield point
@@ -100,9 +101,9 @@ def _wanted(pattern: str, width: int, step: int, point: int) -> Iterator[int]:
         case "sweep":
             yield from (point - 1, point)
         case "tree":
-            yield point // 2 if step < 62 and 2 ** (step - 1) < width else point
+            yield point // 2
         case "fft":
-            stride = 2**number
+            stride = 2 ** ((step - 1) % turn)
             yield from (point - stride, point, point + stride)
         case "all_to_all":
             yield from range(width)

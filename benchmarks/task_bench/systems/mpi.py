@@ -30,11 +30,11 @@ class HandWritten:
 
     def prepare(self, shape: Shape) -> None:
         """Work out each step's messages and the rows that each point reads."""
+        self.close()
         comm, width = self._comm, shape.width
         rows = [np.zeros((width, 2), np.int64), np.zeros((width, 2), np.int64)]
         owner = [point * comm.size // width for point in range(width)]
         known: dict[Any, tuple[list[Any], list[Any]]] = {}
-        self._plan = []
         for step in range(shape.steps):
             needs = {
                 p: dependences(shape.pattern, width, shape.steps, step, p)
@@ -92,5 +92,7 @@ class HandWritten:
         return float(comm.allreduce(seconds, MPI.MAX))
 
     def close(self) -> None:
-        """Forget the messages."""
+        """Free the messages."""
+        for request in {id(r): r for requests, _ in self._plan for r in requests}.values():
+            request.Free()
         self._plan = []

@@ -15,6 +15,7 @@ from benchmarks.task_bench.patterns import active, dependences, intervals, perio
 from benchmarks.task_bench.systems import Shape
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.context import Runtime
+from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.mapper import Mapper
 from specinfer.runtime.mesh import line
@@ -123,7 +124,7 @@ class Ours:
         start = perf_counter()
         self._steps(iterations)
         self._runtime.fence()
-        return max(self._machine.gather_values(perf_counter() - start))
+        return float(max(self._machine.gather_values(perf_counter() - start)))
 
     def close(self) -> None:
         """Free what communication took."""
@@ -153,7 +154,9 @@ def _arguments(
         )
         for i in range(most)
     }
-    written = {n: now.space.along(0, point, point + 1) for n, point in enumerate(points)}
+    written: dict[Colour, IndexSpace] = {
+        n: now.space.along(0, point, point + 1) for n, point in enumerate(points)
+    }
     arguments["out"] = by_colour(now, written, disjoint=True)
     arguments["points"] = tuple(
         (point, tuple(low for low, _ in need)) for point, need in zip(points, needs, strict=True)

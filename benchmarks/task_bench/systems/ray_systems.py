@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from benchmarks.task_bench.kernel import check, compute, signed
-from benchmarks.task_bench.patterns import active, dependences, period
+from benchmarks.task_bench.kernel import signed
+from benchmarks.task_bench.patterns import active, dependences
 from benchmarks.task_bench.systems import Shape
 
 CORES = 2
@@ -57,9 +57,9 @@ class RayTasks:
 
 
 class RayCompiled:
-    """One compiled graph of a few steps, one actor a core, run again and again.
+    """One compiled graph of all steps, one actor a core: only the first step hears of the driver.
 
-    Only where every step has all points: a compiled graph is one graph.
+    Points lie in blocks on the actors; an actor passes on its rows where another one needs them.
     """
 
     name = "Ray compiled graph"
@@ -72,58 +72,46 @@ class RayCompiled:
         self._graph: Any = None
 
     def prepare(self, shape: Shape) -> None:
-        """Compile one period of the pattern."""
+        """Compile the graph."""
         from ray.dag import InputNode, MultiOutputNode
 
-        if self._graph is not None:
-            self._graph.teardown()
-            self._graph = None
-        if shape.pattern in ("sweep", "tree"):
-            raise NotImplementedError("its steps have different points")
-        self._shape = shape
-        self._period = period(shape.pattern, shape.width)
-        owned = [
-            [p for p in range(shape.width) if p * CORES // shape.width == rank]
-            for rank in range(CORES)
-        ]
+        self._forget()
+        owner = [point * CORES // shape.width for point in range(shape.width)]
         with InputNode() as given:
             blocks: list[Any] = [given] * CORES
-            for offset in range(self._period):
-                needs = {
-                    p: dependences(shape.pattern, shape.width, 10**6, self._period + offset, p)
-                    for p in range(shape.width)
-                }
+            for step in range(shape.steps):
+                needs: list[dict[int, list[int]]] = [{} for _ in range(CORES)]
+                for point in active(shape.pattern, shape.width, shape.steps, step):
+                    needs[owner[point]][point] = dependences(
+                        shape.pattern, shape.width, shape.steps, step, point
+                    )
                 read = [
-                    sorted({n * CORES // shape.width for p in points for n in needs[p]} - {rank})
-                    for rank, points in enumerate(owned)
+                    sorted({owner[at] for wanted in needs[rank].values() for at in wanted} - {rank})
+                    for rank in range(CORES)
                 ]
                 blocks = [
                     self._actors[rank].step.bind(
-                        given if offset == 0 else blocks[rank],
-                        rank,
-                        offset,
-                        {p: needs[p] for p in owned[rank]},
-                        *([] if offset == 0 else [blocks[other] for other in read[rank]]),
+                        blocks[rank], step, needs[rank], *(blocks[other] for other in read[rank])
                     )
                     for rank in range(CORES)
                 ]
             self._graph = MultiOutputNode(blocks).experimental_compile()
 
     def run(self, iterations: int) -> float:
-        """Run the graph as often as the steps take."""
+        """Run the graph once."""
         start = perf_counter()
-        rows = np.full((self._shape.width, 2), -1, np.int64)
-        for base in range(0, self._shape.steps, self._period):
-            references = self._graph.execute((base, iterations, rows))
-            for points, block in ray.get(references):
-                rows[points] = block[points]
+        ray.get(self._graph.execute(iterations))
         return perf_counter() - start
 
     def close(self) -> None:
         """Stop Ray."""
+        self._forget()
+        ray.shutdown()
+
+    def _forget(self) -> None:
         if self._graph is not None:
             self._graph.teardown()
-        ray.shutdown()
+            self._graph = None
 
 
 def _point(step: int, point: int, iterations: int, needs: list[int], *rows: Any) -> Any:
@@ -131,20 +119,28 @@ def _point(step: int, point: int, iterations: int, needs: list[int], *rows: Any)
 
 
 class _Block:
-    """The points of one core, with the rows of all points as far as it knows them."""
+    """The points of one core."""
+
+    def __init__(self) -> None:
+        self.iterations = 0
 
     def step(
-        self, before: Any, rank: int, offset: int, needs: dict[int, list[int]], *others: Any
-    ) -> Any:
-        if offset == 0:
-            self.base, self.iterations, given = before
-            self.rows = np.array(given)
-        for points, block in others:
-            self.rows[points] = block[points]
-        now, step = self.rows.copy(), self.base + offset
-        for point, wanted in needs.items():
-            for n in wanted if step else ():
-                check(self.rows[n : n + 1], step - 1, n)
-            compute(now[point], step, point, self.iterations)
-        self.rows = now
-        return list(needs), now
+        self, before: Any, step: int, needs: dict[int, list[int]], *others: dict[int, Any]
+    ) -> dict[int, Any]:
+        """Rows by point.
+
+        Args:
+            before: those of this block in the step before; at the first step, the iterations.
+            step: which one.
+            needs: by point of this step, the points that it needs.
+            others: rows of the step before of other blocks.
+        """
+        if step == 0:
+            self.iterations, before = before, {}
+        known = dict(before)
+        for rows in others:
+            known.update(rows)
+        return {
+            point: signed(step, point, self.iterations, [known[at] for at in wanted], wanted)
+            for point, wanted in needs.items()
+        }
