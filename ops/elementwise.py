@@ -11,7 +11,6 @@ from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
 
-
 _EACH = ("rows", "features")
 _ONE = {"x": _EACH, "out": _EACH}
 _PAIR = {"x": _EACH, "y": _EACH, "out": _EACH}
