@@ -118,7 +118,7 @@ class Runtime:
         self._num_arenas = 0
         self._recorder: Recorder | None = None
         self._observer = observer
-        self._replayed: tuple[Template, int] | None = None
+        self._replayed: Template | None = None
         control = self._machine.control
         self._agreement = None if control is None else Agreement(control)
 
@@ -339,12 +339,12 @@ class Runtime:
 
     def issue(self, launch: Launch) -> None:
         """Issue a launch that was bound before; there is no future."""
-        self._issue_plainly(launch.binding, launch.values)
+        self._issue(launch.binding, launch.values, None, None)
 
     def issue_all(self, launches: Iterable[Launch]) -> None:
         """Issue launches in order."""
         for launch in launches:
-            self._issue_plainly(launch.binding, launch.values)
+            self._issue(launch.binding, launch.values, None, None)
 
     def _bind(
         self, task: Task, arguments: Mapping[str, Any], domain: int | tuple[int, ...] | None = None
@@ -419,18 +419,6 @@ class Runtime:
             result = futures[executable.colour] if returns else None
             self._submit(executable.call(arguments, result, predicate, otherwise))
         return list(futures.values())
-
-    def _issue_plainly(self, binding: Binding, values: Mapping[str, Any]) -> None:
-        self._begin(binding, values)
-        if self._machine.num_ranks > 1:
-            self._spread(binding, values, None)
-        share = self._distributor.share(binding)
-        if self._agreement is not None:
-            self._agreement.history.placed(share.lowered, share.fingerprint)
-        for operation in share.transfers:
-            self._submit(operation)
-        for executable in share.executables:
-            self._submit(executable.call(values))
 
     def _begin(
         self,
@@ -620,7 +608,7 @@ class Runtime:
     @property
     def last_replayed(self) -> Template | None:
         """The template behind which nothing else was issued yet."""
-        return None if self._replayed is None else self._replayed[0]
+        return self._replayed
 
     def may_replay(self, name: str) -> bool:
         """Whether the mapper lets a trace be replayed."""
@@ -683,7 +671,7 @@ class Runtime:
             ):
                 waits_for = [base + edge for edge in edges if is_recurrent or edge >= 0]
                 executor.submit(base + at, operation.as_of_now(), waits_for)
-        self._replayed = template, self._num_operations
+        self._replayed = template
         if not is_recurrent:
             self._distributor.install(recording.after)
 

@@ -31,7 +31,6 @@ from specinfer.runtime.placement import (
     members,
     read,
 )
-from specinfer.runtime.privilege import WD, Privilege
 from specinfer.runtime.region import FieldKey, Region, Subregion
 from specinfer.runtime.replication import fingerprint_of
 
@@ -222,7 +221,7 @@ def _physical(binding: Binding, part: Part, rank: int) -> tuple[Requirement, ...
             Requirement(
                 physical_key(key, rank, is_partial=is_partial),
                 part.spaces[name],
-                _held(privilege, is_partial=is_partial),
+                privilege,
             )
             for key in part.point.parts[name].keys
         ]
@@ -232,10 +231,3 @@ def _physical(binding: Binding, part: Part, rank: int) -> tuple[Requirement, ...
         if name not in part.partial
     )
     return tuple(found)
-
-
-def _held(privilege: Privilege, *, is_partial: bool) -> Privilege:
-    """The privilege on the memory itself."""
-    if is_partial and privilege.op is None:
-        return WD
-    return privilege
