@@ -35,6 +35,7 @@ from specinfer.runtime.call import Call, Executable
 from specinfer.runtime.dependence import LaunchId
 from specinfer.runtime.errors import LaunchError
 from specinfer.runtime.executor import Executor, Operation
+from specinfer.runtime.executor.wrapping import WrappingExecutor
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.partition import Projected
 from specinfer.runtime.privilege import Privilege
@@ -47,7 +48,7 @@ CANARIES = (0xA5, 0x5A)
 _RUNTIME = str(Path(__file__).parent)  # as its modules are named in frames
 
 
-class CheckingExecutor:
+class CheckingExecutor(WrappingExecutor):
     """Hands everything on, with tasks that are watched.
 
     Args:
@@ -55,21 +56,8 @@ class CheckingExecutor:
     """
 
     def __init__(self, inner: Executor) -> None:
-        self._inner: Any = inner
+        super().__init__(inner)
         self._watch = _Watch()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    @property
-    def is_in_order(self) -> bool:
-        """Whether the inner executor has run each operation when ``submit`` returns."""
-        return bool(self._inner.is_in_order)
-
-    @property
-    def poisoned(self) -> Any:
-        """Data that were never made."""
-        return self._inner.poisoned
 
     def submit(
         self, id: LaunchId, operation: Operation, waits_for: Collection[LaunchId]
@@ -102,14 +90,6 @@ class CheckingExecutor:
         """
         self._watch.refuse_in_task("waits for launches", launch_site())
         self._inner.wait(ids)
-
-    def take_failures(self) -> Any:
-        """What raised since the last time this was asked."""
-        return self._inner.take_failures()
-
-    def close(self) -> None:
-        """Close the executor."""
-        self._inner.close()
 
     def _watched(self, operation: Operation, site: str) -> Operation:
         if not isinstance(operation, Call):

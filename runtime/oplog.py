@@ -20,6 +20,7 @@ from specinfer.runtime.call import Executable
 from specinfer.runtime.dependence import LaunchId, Requirement
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.executor import Executor
+from specinfer.runtime.executor.wrapping import WrappingExecutor
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.partition import Colour
 from specinfer.runtime.placement import Copy, Fold, Reset, Transfer, members
@@ -159,7 +160,7 @@ class OperationLog:
         )
 
 
-class LoggingExecutor:
+class LoggingExecutor(WrappingExecutor):
     """Hands everything on, and logs it.
 
     Args:
@@ -168,22 +169,9 @@ class LoggingExecutor:
     """
 
     def __init__(self, inner: Executor, log: OperationLog) -> None:
-        self._inner: Any = inner
+        super().__init__(inner)
         self._log = log
         log.add({"executor": type(inner).__name__, "in_order": bool(inner.is_in_order)})
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    @property
-    def is_in_order(self) -> bool:
-        """Whether the inner executor has run each operation when ``submit`` returns."""
-        return bool(self._inner.is_in_order)
-
-    @property
-    def poisoned(self) -> Any:
-        """Data that were never made."""
-        return self._inner.poisoned
 
     def submit(
         self, id: LaunchId, operation: Any, waits_for: Collection[LaunchId]
@@ -218,10 +206,6 @@ class LoggingExecutor:
         """Wait, and log for what."""
         self._inner.wait(ids)
         self._log.add({"waited": None if ids is None else sorted(ids)})
-
-    def take_failures(self) -> Any:
-        """What raised since the last time this was asked."""
-        return self._inner.take_failures()
 
     def close(self) -> None:
         """Close the executor, and the log's file."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from specinfer.runtime.dependence import LaunchId
 from specinfer.runtime.executor import Executor
+from specinfer.runtime.executor.wrapping import WrappingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.profile.record import COMMUNICATION, HOST, MAIN
 
@@ -16,7 +17,7 @@ SHORTEST_WAIT_NS = 1_000
 """The host did not really wait if it took less."""
 
 
-class ProfilingExecutor:
+class ProfilingExecutor(WrappingExecutor):
     """Hands everything on, and records when each operation ran, where, and what it waited for.
 
     Args:
@@ -34,25 +35,12 @@ class ProfilingExecutor:
     """
 
     def __init__(self, inner: Executor, profiler: Profiler) -> None:
-        self._inner: Any = inner
+        super().__init__(inner)
         self._profiler = profiler
         self._rows: dict[int, str] = {}
         self._new_row = threading.Lock()
         self._issuing_since: int | None = None
         self._num_issued = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    @property
-    def is_in_order(self) -> bool:
-        """Whether the inner executor has run each operation when ``submit`` returns."""
-        return bool(self._inner.is_in_order)
-
-    @property
-    def poisoned(self) -> Any:
-        """Data that were never made."""
-        return self._inner.poisoned
 
     def submit(
         self, id: LaunchId, operation: Any, waits_for: Collection[LaunchId]
@@ -87,10 +75,6 @@ class ProfilingExecutor:
             if stop - start >= SHORTEST_WAIT_NS:
                 self._profiler.span(HOST, "wait", start, stop, kind="wait")
             self._issuing_since = stop
-
-    def take_failures(self) -> Any:
-        """What raised since the last time this was asked."""
-        return self._inner.take_failures()
 
     def close(self) -> None:
         """Close the executor."""
