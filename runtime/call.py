@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from reprlib import repr as short
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +105,10 @@ class ResolvedCall(Call):
         function, template, result = self.function, self.values, self.result
         colour, predicate = self.executable.colour, self.predicate
         deferred = [(i, v) for i, v in enumerate(template) if isinstance(v, DEFERRED)]
+        is_late = tuple(isinstance(value, Parameter) for value in template)
+        if result is None and predicate is None and sum(is_late) == len(deferred):
+            caller: Callable[[], Any] = _caller(is_late)(function, *template)
+            return caller
 
         def call() -> Any:
             if predicate is not None and not predicate.value_at(None):
@@ -132,6 +136,21 @@ class ResolvedCall(Call):
             v.value if isinstance(v, Parameter) else v for v in (*self.values, self.otherwise)
         )
         return ResolvedCall(self.executable, tuple(values), self.result, self.predicate, otherwise)
+
+
+@cache
+def _caller(is_late: tuple[bool, ...]) -> Callable[..., Callable[[], Any]]:
+    """Makes a call of ``function(*values)`` that reads late values, parameters, when it is called.
+
+    It is compiled for the places of the parameters: a loop over them would cost as much as a small
+    task.
+    """
+    names = [f"v{i}" for i in range(len(is_late))]
+    read = ", ".join(f"{n}.value" if late else n for n, late in zip(names, is_late, strict=True))
+    maker: Callable[..., Callable[[], Any]] = eval(
+        f"lambda function, {', '.join(names)}: lambda: function({read})"
+    )
+    return maker
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -68,16 +68,12 @@ def measure_here(name: str, per_iteration: float, asked: argparse.Namespace) -> 
         shape = Shape(pattern, asked.width, asked.steps or system.steps)
         line: dict[str, Any] = {"system": system.name, "pattern": pattern}
         tasks = num_tasks(pattern, shape.width, shape.steps)
-        try:
-            system.prepare(shape)
-            system.run(0)  # warm
-            curves = [
-                measure(system.run, tasks, system.cores, per_iteration)
-                for _ in range(asked.repeats)
-            ]
-            line |= summary(curves)
-        except NotImplementedError as error:
-            line["left_out"] = str(error)
+        system.prepare(shape)
+        system.run(0)  # warm
+        curves = [
+            measure(system.run, tasks, system.cores, per_iteration) for _ in range(asked.repeats)
+        ]
+        line |= summary(curves)
         if _rank() == 0:
             print(json.dumps(line), flush=True)
     system.close()
@@ -126,9 +122,7 @@ def run(name: str, per_iteration: float, asked: argparse.Namespace) -> list[dict
     if missing:
         console.print(f"{name}: left out: {', '.join(missing)}: {(errors or [reason])[-1]}")
     for line in lines:
-        if "left_out" in line:
-            console.print(f"{name}: left out: {line['pattern']}: {line['left_out']}")
-        elif line["metg"] is None:
+        if line["metg"] is None:
             console.print(f"{name}: {line['pattern']}: half of the time was overhead throughout")
     return lines
 
@@ -234,7 +228,7 @@ def _rank() -> int:
 
 def _told(line: dict[str, Any] | None) -> str:
     """METG in microseconds; more than the largest granularity, if it was never reached."""
-    if line is None or "left_out" in line:
+    if line is None:
         return "-"
     if line["metg"] is None:
         return f"> {1e6 * line['curves'][-1][-1][0]:.1f}"

@@ -22,8 +22,9 @@ def _compute(out, step, point, iterations):  # type: ignore[no-untyped-def]
     x = 1.0 + point * 1e-9
     for _ in range(iterations):
         x = x * 0.999999 + 1e-9
-    out[0] = step
-    out[1] = point if x > 0 else -1
+    pair = out.reshape(2)
+    pair[0] = step
+    pair[1] = point if x > 0 else -1
 
 
 @njit(cache=True, nogil=True)
@@ -43,7 +44,7 @@ def check(rows: Pairs, step: int, first: int) -> None:
 
 
 def compute(out: Pairs, step: int, point: int, iterations: int) -> None:
-    """Calculate for a while, then write the pair into ``out`` (2,)."""
+    """Calculate for a while, then write the pair into ``out``, (2,) or (1, 2)."""
     _compute(out, step, point, iterations)
 
 

@@ -6,6 +6,7 @@ The program says nothing of ranks or messages; the mapper puts points in blocks 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import lcm
 from time import perf_counter
 from typing import Any
@@ -19,7 +20,7 @@ from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.mapper import Mapper
 from specinfer.runtime.mesh import line
-from specinfer.runtime.partition import ID, Colour, by_colour
+from specinfer.runtime.partition import Colour, Projection, by_colour
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.region import Region
 from specinfer.runtime.task import Task, Variant
@@ -41,21 +42,43 @@ class Blocks(Mapper):
         return row * self.mesh.num_ranks // self._width
 
 
+VALUES = ("base", "offset", "point", "firsts", "iterations")
+
+
 def point_task(num_inputs: int) -> Task:
-    """A point that reads so many intervals of rows."""
+    """A point that reads so many intervals of rows; what is left of them is empty."""
+    run = (_no_input, _one_input)[num_inputs] if num_inputs < 2 else _inputs
     names = tuple(f"rows{i}" for i in range(num_inputs))
-
-    def run(*arguments: Any) -> None:
-        inputs = arguments[:num_inputs]
-        out, base, offset, number, points, iterations = arguments[num_inputs:]
-        step, (point, firsts) = base + offset, points[number]
-        for rows, first in zip(inputs, firsts, strict=False):  # what is behind them is empty
-            check(rows, step - 1, first)
-        compute(out[0], step, point, iterations)
-
     privileges = {**dict.fromkeys(names, R), "out": WD}
-    values = ("base", "offset", "number", "points", "iterations")
-    return Task("point", privileges, (*names, "out", *values), {"cpu": Variant(run)}, returns=False)
+    return Task("point", privileges, (*names, "out", *VALUES), {"cpu": Variant(run)}, returns=False)
+
+
+def _no_input(
+    out: Any, base: int, offset: int, point: int, firsts: tuple[int, ...], iterations: int
+) -> None:
+    compute(out, base + offset, point, iterations)
+
+
+def _one_input(
+    rows: Any, out: Any, base: int, offset: int, point: int, firsts: tuple[int], iterations: int
+) -> None:
+    step = base + offset
+    check(rows, step - 1, firsts[0])
+    compute(out, step, point, iterations)
+
+
+def _inputs(*arguments: Any) -> None:
+    *inputs, out, base, offset, point, firsts, iterations = arguments
+    step = base + offset
+    for rows, first in zip(inputs, firsts, strict=True):
+        check(rows, step - 1, first)
+    compute(out, step, point, iterations)
+
+
+@cache
+def each(values: tuple[Any, ...]) -> Projection:
+    """A value for each point, by its number."""
+    return Projection(f"one of {values}", values.__getitem__)
 
 
 class Ours:
@@ -92,7 +115,6 @@ class Ours:
                     task,
                     count,
                     **arguments,
-                    number=ID,
                     base=base,
                     offset=offset,
                     iterations=iterations,
@@ -158,7 +180,8 @@ def _arguments(
         n: now.space.along(0, point, point + 1) for n, point in enumerate(points)
     }
     arguments["out"] = by_colour(now, written, disjoint=True)
-    arguments["points"] = tuple(
-        (point, tuple(low for low, _ in need)) for point, need in zip(points, needs, strict=True)
+    arguments["point"] = each(tuple(points))
+    arguments["firsts"] = each(
+        tuple(tuple(low for low, _ in [*need, *[(0, 0)] * most][:most]) for need in needs)
     )
     return tasks[most], len(points), arguments
