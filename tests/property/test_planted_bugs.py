@@ -24,7 +24,6 @@ from running import check
 from strategies import random_program
 
 from specinfer.runtime import binding, call, distributor, lowering, machine, placement, trace
-from specinfer.runtime.context import Runtime
 from specinfer.runtime.dependence import DependenceAnalyzer, _Uses
 from specinfer.runtime.executor.shuffled import ShuffledExecutor
 from specinfer.runtime.index_space import IndexSpace
@@ -34,6 +33,8 @@ from specinfer.runtime.partition import Partition
 from specinfer.runtime.privilege import Privilege
 from specinfer.runtime.ready import ReadyQueue
 from specinfer.runtime.recorder import Recorder
+from specinfer.runtime.stream import Stream
+from specinfer.runtime.tracing import Tracing
 
 NUM_SEEDS = 1000
 
@@ -395,12 +396,14 @@ BUGS: dict[tuple[Any, str], dict[str, tuple[Check, str, str]]] = {
             "self._parameters[name].value = self._parameters[name].value or value",
         ),
     },
-    (Runtime, "replay"): {
+    (Tracing, "replay"): {
         "postconditions are not installed": (
             ranks,
-            "self._distributor.install(recording.after)",
+            "self._distributor.install(template.recording.after)",
             "pass",
         ),
+    },
+    (Stream, "replay"): {
         "values are taken away too early": (
             one_rank,
             "if executor.is_in_order:  # else",
@@ -408,12 +411,12 @@ BUGS: dict[tuple[Any, str], dict[str, tuple[Check, str, str]]] = {
         ),
         "a replay does not wait for what is before it": (
             one_rank,
-            "self._leave_replay()",
+            "self.leave_replay()",
             "pass",
         ),
     },
-    (Runtime, "_leave_replay"): {
-        "nobody waits for a replay": (one_rank, "self._executor.wait(None)", "pass"),
+    (Stream, "leave_replay"): {
+        "nobody waits for a replay": (one_rank, "self.executor.wait(None)", "pass"),
     },
     (Recorder, "launch"): {
         "a trace forgets where its data lay": (

@@ -173,7 +173,7 @@ def test_ranks_that_run_the_same_program_never_differ() -> None:
             p.say(futures[3].get(), p.read(p.x), futures.reduce(lambda one, other: one + other))
         for _ in range(10000):
             p.runtime.launch(fill, x=p.y, value=1)
-        p.say(len(p.runtime._agreement.history.unsettled) < 5000, p.read(p.y))
+        p.say(len(p.runtime._stream.agreement.history.unsettled) < 5000, p.read(p.y))
         p.runtime.close()
         p.runtime.close()
         """,

@@ -1,0 +1,147 @@
+"""The regions of a runtime, and the memory under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specinfer.runtime.arrays import bytes_like, itemsize, over, zeros
+from specinfer.runtime.distributor import Distributor
+from specinfer.runtime.errors import LaunchError, MapperError
+from specinfer.runtime.machine import Machine
+from specinfer.runtime.mapper import Mapper
+from specinfer.runtime.memory import Memory
+from specinfer.runtime.region import Region, Storage
+from specinfer.runtime.temporaries import Temporary, plan_temporaries
+
+
+class Store:
+    """Regions by number, and the memories that hold them.
+
+    Args:
+        machine: ranks and their arrays.
+        mapper: says which memory a region is in.
+        distributor: is told of regions, and of arrays that take others' places.
+        memories: by name, with their budgets; by default one, ``cpu``, without end.
+
+    Attributes:
+        memories: by name.
+        exchanges: how often an array took another's place.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        mapper: Mapper,
+        distributor: Distributor,
+        memories: Sequence[Memory] = (),
+    ) -> None:
+        self.memories = {memory.name: memory for memory in memories or (Memory("cpu"),)}
+        self.exchanges = 0
+        self._machine = machine
+        self._mapper = mapper
+        self._distributor = distributor
+        self._regions: list[Region] = []
+        self._num_arenas = 0
+
+    def region(self, id: int) -> Region:
+        """A region by its number."""
+        return self._regions[id]
+
+    def make(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        fields: Mapping[str, Any],
+        arrays: Mapping[str, Any],
+    ) -> Region:
+        """Make a region, with some arrays as the memory of its fields.
+
+        Raises:
+            LaunchError: no fields, or what cannot be their memory.
+            OutOfMemoryError: they take more than is left of the region's memory.
+        """
+        region = Region(len(self._regions), name, shape, fields)
+        attached = {field: region.check(field, array) for field, array in arrays.items()}
+        dtypes = {**region.fields, **{f: array.dtype for f, array in attached.items()}}
+        num_bytes = region.space.volume * sum(map(itemsize, dtypes.values()))
+        self._memory_of(region).hold(name, num_bytes)
+        self._add(region)
+        for field, array in attached.items():
+            self._attach(region, field, array)
+        return region
+
+    def temporaries(self, name: str, values: Sequence[Temporary]) -> dict[str, Region]:
+        """Regions of one field ``value`` in an arena; see ``Runtime.temporaries``."""
+        plan = plan_temporaries(values)
+        if not values:
+            return {}
+        regions = {
+            value.name: Region(id, value.name, value.shape, {"value": value.dtype})
+            for id, value in enumerate(values, start=len(self._regions))
+        }
+        memories = {memory.name: memory for memory in map(self._memory_of, regions.values())}
+        if len(memories) > 1:
+            raise MapperError(
+                f"arena {name}: a mapper put its values into memories {', '.join(memories)}, "
+                "expected one"
+            )
+        memories.popitem()[1].hold(name, plan.num_bytes)
+        arena = self._num_arenas
+        self._num_arenas += 1
+        memory = zeros((plan.num_bytes,), bytes_like(values[0].dtype))
+        for value in values:
+            region, offset = regions[value.name], plan.offsets[value.name]
+            self._add(region)
+            region.storage = Storage(arena, offset, itemsize(value.dtype))
+            self._attach(region, "value", over(memory, offset, value.shape, value.dtype))
+        return regions
+
+    def attach(self, region: Region, field: str, array: Any) -> None:
+        """Make an array the memory of a field, on every rank of this process.
+
+        Raises:
+            LaunchError: no such field, or what cannot be its memory.
+        """
+        self._attach(region, field, array)
+        self._exchanged(region, field)
+
+    def detach(self, region: Region, field: str) -> None:
+        """Take the memory of a field away, on every rank of this process."""
+        for rank in self._machine.ranks:
+            self._machine.instances(rank).detach((region.id, field))
+        self._exchanged(region, field)
+
+    def check_known(self, region: Region, where: object) -> None:
+        """Refuse a region of another runtime: numbers of regions mean something in their own only.
+
+        Raises:
+            LaunchError: it is not of this one.
+        """
+        if region not in self._regions[region.id : region.id + 1]:
+            raise LaunchError(
+                f"{where} is of another runtime, expected a region that this one made"
+            )
+
+    def _add(self, region: Region) -> None:
+        self._regions.append(region)
+        self._distributor.add(region)
+
+    def _memory_of(self, region: Region) -> Memory:
+        name = self._mapper.memory(region)
+        try:
+            return self.memories[name]
+        except KeyError:
+            raise MapperError(
+                f"region {region.name}: a mapper put it into memory {name!r}, expected "
+                f"{' or '.join(self.memories)}"
+            ) from None
+
+    def _attach(self, region: Region, field: str, array: Any) -> None:
+        array = region.check(field, array)
+        for rank in self._machine.ranks:
+            self._machine.instances(rank).attach((region.id, field), array)
+
+    def _exchanged(self, region: Region, field: str) -> None:
+        self._distributor.forget((region.id, field), region)
+        self.exchanges += 1

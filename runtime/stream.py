@@ -1,0 +1,124 @@
+"""The operations of one process: analysed, kept for a trace, and handed to an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from specinfer.runtime.agreement import Agreement
+from specinfer.runtime.dependence import DependenceAnalyzer, LaunchId
+from specinfer.runtime.errors import PoisonedError
+from specinfer.runtime.executor import Executor, Operation, ReplayingExecutor
+from specinfer.runtime.observer import Observer
+from specinfer.runtime.recorder import Recorder
+from specinfer.runtime.trace import Template
+
+
+class Stream:
+    """Operations in program order.
+
+    Args:
+        executor: carries them out.
+        agreement: with other ranks; None if there are none.
+        observer: is told what the program issues.
+
+    Attributes:
+        executor: the same.
+        agreement: the same.
+        observer: the same.
+        num_operations: issued so far.
+        recorder: of the trace whose body runs, if one does.
+        replayed: the template behind which nothing else was issued yet.
+    """
+
+    def __init__(
+        self, executor: Executor, agreement: Agreement | None, observer: Observer | None
+    ) -> None:
+        self.executor = executor
+        self.agreement = agreement
+        self.observer = observer
+        self.num_operations = 0
+        self.recorder: Recorder | None = None
+        self.replayed: Template | None = None
+        self._analyzer = DependenceAnalyzer()
+
+    def submit(self, operation: Operation) -> LaunchId:
+        """Issue one operation."""
+        if self.replayed is not None:
+            self.leave_replay()
+        id = self.num_operations
+        self.num_operations += 1
+        if self.recorder is not None:
+            self.recorder.operations.append(operation)
+        executor = self.executor
+        if executor.is_in_order:
+            executor.submit(id, operation, ())
+        else:
+            waits_for = self._analyzer.launch(id, operation.requirements)
+            for finished in executor.submit(id, operation.as_of_now(), waits_for):
+                self._analyzer.complete(finished)
+        return id
+
+    def say(self, what: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Take in something that is no launch, and must be the same on all ranks."""
+        if self.agreement is not None:
+            self.agreement.history.say(self.num_operations, what, arguments)
+        if self.observer is not None:
+            self.observer.said(self.num_operations, what)
+
+    def wait(self, ids: Sequence[LaunchId] | None) -> None:
+        """Return when these have run, or all; on several ranks all, on every rank.
+
+        Raises:
+            PoisonedError: a task raised, on any rank.
+            DivergenceError: the ranks issued different things.
+        """
+        self.executor.wait(ids if self.agreement is None else None)
+        failures = self.executor.take_failures()
+        if self.agreement is not None:
+            self.agreement.meet(failures, self.executor.poisoned)
+        elif failures:
+            error = failures[0].error
+            if not isinstance(error, Exception):
+                raise error
+            raise PoisonedError(failures[0].story) from error
+
+    def replay(self, template: Template, *, is_recurrent: bool) -> None:
+        """Issue what was recorded.
+
+        Args:
+            template: the recording.
+            is_recurrent: it is replayed right behind itself.
+        """
+        executor, recording = self.executor, template.recording
+        for future, ranks in zip(recording.results, recording.result_ranks, strict=True):
+            future.ranks = ranks
+            if executor.is_in_order:  # else launches before this one may still want the old value
+                future.clear()
+        if self.agreement is not None:
+            self.agreement.history.replay(self.num_operations, recording.launches)
+        if self.observer is not None:
+            self.observer.replayed(self.num_operations, recording.issued)
+        if executor.is_in_order:
+            cast(ReplayingExecutor, executor).replay(
+                self.num_operations, template.calls, recording.operations
+            )
+            self.num_operations += len(template.calls)
+        else:
+            if not is_recurrent:
+                self.leave_replay()
+            base = self.num_operations
+            self.num_operations += len(recording.operations)
+            for at, (operation, edges) in enumerate(
+                zip(recording.operations, template.edges, strict=True)
+            ):
+                waits_for = [base + edge for edge in edges if is_recurrent or edge >= 0]
+                executor.submit(base + at, operation.as_of_now(), waits_for)
+        self.replayed = template
+
+    def leave_replay(self) -> None:
+        """What is issued next waits for everything: replays are not in the analysis."""
+        self.replayed = None
+        if not self.executor.is_in_order:
+            self.executor.wait(None)
+            self._analyzer = DependenceAnalyzer()
