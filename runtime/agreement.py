@@ -17,7 +17,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from specinfer.runtime.aftermath import Spot, spread
 from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.divergence import first_difference, ranks_text
 from specinfer.runtime.errors import DivergenceError, PoisonedError
 from specinfer.runtime.executor import Failure
 from specinfer.runtime.machine import Control, physical_key
@@ -26,10 +28,6 @@ from specinfer.runtime.replication import (
     History,
     Launched,
     Replayed,
-    Spot,
-    first_difference,
-    ranks_text,
-    spread,
 )
 
 LONGEST = 4096

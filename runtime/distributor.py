@@ -32,7 +32,7 @@ from specinfer.runtime.placement import (
     read,
 )
 from specinfer.runtime.region import FieldKey, Region, Subregion
-from specinfer.runtime.replication import fingerprint_of
+from specinfer.runtime.wording import fingerprint_of
 
 REMEMBERED = 32768
 """Lowered launches that are kept: those used last."""

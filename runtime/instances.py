@@ -18,14 +18,10 @@ class Instances:
         rank: whose.
         regions: all regions, by number.
         copies: whether attached arrays are copied: several ranks in one process.
-
-    Attributes:
-        epoch: rises when an array takes another's place: views of before are stale.
     """
 
     def __init__(self, rank: int, regions: Mapping[int, Region], *, copies: bool = False) -> None:
         self.rank = rank
-        self.epoch = 0
         self._regions = regions
         self._copies = copies
         self._main: dict[FieldKey, Any] = {}
@@ -35,14 +31,12 @@ class Instances:
         """Take over an array as the memory of a field."""
         self._main[key] = _copied(array) if self._copies else array
         self._partial.pop(key, None)
-        self.epoch += 1
 
     def detach(self, key: FieldKey) -> Any:
         """Give the array of a field back."""
         array = self.main(key)
         del self._main[key]
         self._partial.pop(key, None)
-        self.epoch += 1
         return array
 
     def main(self, key: FieldKey) -> Any:

@@ -19,7 +19,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from specinfer.runtime.replication import History, Told, first_difference, ranks_text
+from specinfer.runtime.divergence import Told, first_difference, ranks_text
+from specinfer.runtime.replication import History
 from specinfer.runtime.witness import Witness
 
 EXIT_CODE = 70

@@ -25,7 +25,7 @@ from specinfer.runtime.mapper import (
 from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.partition import Colour
 from specinfer.runtime.region import Region
-from specinfer.runtime.replication import MARK, region_text
+from specinfer.runtime.wording import MARK, region_text
 
 
 class LoggingMapper(Mapper):

@@ -12,22 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from specinfer.runtime.aftermath import Spot, spread
 from specinfer.runtime.binding import bind_index, bind_single
 from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.divergence import first_difference
 from specinfer.runtime.future import Future, Parameter
 from specinfer.runtime.partition import equal, points
 from specinfer.runtime.poison import PoisonedData
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.region import Region
-from specinfer.runtime.replication import (
-    RECENT,
-    History,
-    Spot,
-    first_difference,
-    spread,
-    text_of,
-)
+from specinfer.runtime.replication import RECENT, History
 from specinfer.runtime.task import Task, task
+from specinfer.runtime.wording import text_of
 
 LINE = Region(0, "line", (8,), {"value": "int64"})
 OTHER = Region(1, "other", (8,), {"value": "int64"})
