@@ -45,7 +45,7 @@ class Guard:
 
     def fail(self, id: LaunchId, operation: Operation, error: BaseException) -> None:
         """Take in that an operation raised."""
-        failure = Failure(id, operation, error)
+        failure = Failure(id, operation.as_of_now(), error)
         with self._lock:
             self._failures.append(failure)
             self.poisoned.add(operation.requirements, failure.story)

@@ -29,12 +29,11 @@ class SerialExecutor:
             PoisonedError: it reads what an earlier one should have made, but raised.
         """
         if self.poisoned and (cause := self.poisoned.spreads(operation.requirements)):
-            raise PoisonedError(f"{operation} reads what was never made: {cause}")
+            raise PoisonedError(f"{operation.as_of_now()} reads what was never made: {cause}")
         try:
             operation.run()
         except BaseException as error:
-            self.poisoned.add(operation.requirements, Failure(id, operation, error).story)
-            error.add_note(f"raised by {operation}")
+            self._fail(id, operation, error)
             raise
         return (id,)
 
@@ -55,10 +54,13 @@ class SerialExecutor:
                 call()
         except BaseException as error:
             at = len(calls) - length_hint(remaining) - 1
-            operation = operations[at]
-            self.poisoned.add(operation.requirements, Failure(base + at, operation, error).story)
-            error.add_note(f"raised by {operation}")
+            self._fail(base + at, operations[at], error)
             raise
+
+    def _fail(self, id: LaunchId, operation: Operation, error: BaseException) -> None:
+        failure = Failure(id, operation.as_of_now(), error)
+        self.poisoned.add(operation.requirements, failure.story)
+        error.add_note(f"raised by {failure.operation}")
 
     def wait(self, ids: Collection[LaunchId] | None) -> None:
         """Return at once: everything submitted has run."""
