@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import gcd
+from numbers import Integral
 from typing import Any
 
 from specinfer.runtime.dependence import Requirement
@@ -269,7 +270,14 @@ def storage_requirements(
 
 def _fixed(task: Task, arguments: Mapping[str, Any]) -> dict[str, Any]:
     axes = (axis for dims in task.division.axes.values() for axis in dims if axis)
-    return {axis.granule: arguments[axis.granule] for axis in axes if axis.granule}
+    granules = {axis.granule: arguments[axis.granule] for axis in axes if axis.granule}
+    for name, value in granules.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise LaunchError(
+                f"task {task.name}: argument {name} is {value!r}, expected a number, 1 or more, "
+                "that is known at the launch: an axis counts in it"
+            )
+    return granules
 
 
 def narrowed(space: IndexSpace, units: Units, parameter: str, block: Block) -> IndexSpace:

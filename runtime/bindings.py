@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from specinfer.runtime.binding import Binding, bind_index, bind_single
-from specinfer.runtime.errors import LaunchError
+from specinfer.runtime.errors import LaunchError, TraceError
 from specinfer.runtime.partition import Projected, points
 from specinfer.runtime.store import Store
 from specinfer.runtime.task import Task
@@ -46,7 +46,7 @@ class Bindings:
         try:
             key = (task, domain, *[arguments[name] for name in task.key_parameters])
             binding = self._known.get(key)
-        except TypeError:  # something that is no region, and cannot be looked up
+        except (TypeError, TraceError):  # something that is no region, and cannot be looked up
             key, binding = (), None
         if binding is not None:
             self._known.move_to_end(key)

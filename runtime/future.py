@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import reduce as fold
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from specinfer.runtime.errors import LaunchError, PoisonedError, TraceError
 from specinfer.runtime.partition import Colour
@@ -155,7 +155,9 @@ class Parameter:
     """A value argument of a trace: set for each run, read when its tasks run.
 
     Inside the body it can only be given to launches; a body that looks at it would do so once, and
-    never again when the trace is replayed.
+    never again when the trace is replayed. So whatever Python lets refuse is refused, hashes and
+    texts too: a dictionary would find nothing, and a text would be of no value. The runtime itself
+    looks it up by ``id`` and names it by ``repr``.
     """
 
     __slots__ = ("name", "value")
@@ -174,11 +176,26 @@ class Parameter:
             "only; what the body must know belongs in the trace's bucket"
         )
 
-    __bool__ = __int__ = __index__ = __float__ = __iter__ = __len__ = __getitem__ = _refuse
-    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __neg__ = __abs__ = _refuse
+    __bool__ = __int__ = __index__ = __float__ = __complex__ = __str__ = __bytes__ = _refuse
+    __format__ = __fspath__ = __hash__ = __call__ = __array__ = _refuse
+    __copy__ = __deepcopy__ = __reduce_ex__ = _refuse
+    __iter__ = __next__ = __reversed__ = __len__ = __contains__ = _refuse
+    __getitem__ = __setitem__ = __delitem__ = __enter__ = __exit__ = _refuse
+    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = _refuse
+    __neg__ = __pos__ = __abs__ = __invert__ = _refuse
+    __round__ = __trunc__ = __floor__ = __ceil__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __pow__ = __rpow__ = _refuse
     __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
-    __hash__ = object.__hash__
+    __divmod__ = __rdivmod__ = __matmul__ = __rmatmul__ = __and__ = __rand__ = _refuse
+    __or__ = __ror__ = __xor__ = __rxor__ = _refuse
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _refuse
+
+    if not TYPE_CHECKING:  # the checker would take every name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):  # a question whether it follows some protocol
+                raise AttributeError(name)
+            self._refuse()
 
     def __repr__(self) -> str:
         return f"<{self.name}>"

@@ -13,7 +13,7 @@ from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
 from specinfer.runtime.replication import Launched
-from specinfer.runtime.trace import Issued, Recording
+from specinfer.runtime.trace import Issued, Recording, exactly
 
 
 class Recorder:
@@ -69,5 +69,5 @@ class Recorder:
         if isinstance(value, FutureMap | tuple):
             return tuple(self._comparable(inside) for inside in value)
         if isinstance(value, Number | str | bytes | None):
-            return value
+            return exactly(value)
         return id(value)

@@ -32,11 +32,29 @@ from specinfer.runtime.region import FieldKey
 from specinfer.runtime.replication import Launched
 
 States = Mapping[FieldKey, FieldState]
-_Key = tuple[tuple[Hashable, ...], tuple[str, ...], Hashable]
+_Key = tuple[Hashable, tuple[str, ...], Hashable]
 """Bucket, names of parameters, and epoch of the runtime."""
 
 TEMPLATES = 16
 """Templates that a trace keeps unless told otherwise: those used last."""
+
+
+def exactly(value: Any) -> Any:
+    """What stands for a plain value, and is equal only where the value is the same.
+
+    Python takes ``1``, ``1.0`` and ``True`` for equal, as it does ``0.0`` and ``-0.0``; a task may
+    tell them apart.
+
+    >>> exactly(1) == exactly(True), exactly((0.0,)) == exactly((-0.0,)), exactly("a")
+    (False, False, (<class 'str'>, 'a'))
+    """
+    if isinstance(value, tuple):
+        return type(value), tuple(map(exactly, value))
+    if isinstance(value, frozenset):
+        return type(value), frozenset(map(exactly, value))
+    if isinstance(value, float | complex):
+        return type(value), repr(value)
+    return type(value), value
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +115,7 @@ class Template:
     Attributes:
         recording: what it does.
         answer: what the body returned.
+        bucket: what the body was told, for people.
         calls: the operations as plain functions.
         edges: for each operation, those it waits for: counted from 0 in the same replay, and
             backwards from -1 in the one right before it.
@@ -104,6 +123,7 @@ class Template:
 
     recording: Recording
     answer: Any
+    bucket: tuple[Hashable, ...]
     calls: tuple[Callable[[], Any], ...]
     edges: tuple[tuple[int, ...], ...]
 
@@ -111,7 +131,9 @@ class Template:
 _Kept = TypeVar("_Kept", Recording, Template)
 
 
-def make_template(recording: Recording, answer: Any, *, is_in_order: bool) -> Template:
+def make_template(
+    recording: Recording, answer: Any, bucket: tuple[Hashable, ...] = (), *, is_in_order: bool
+) -> Template:
     """Find the dependences of a recording, also on a replay right before it."""
     operations = recording.operations
     edges: tuple[tuple[int, ...], ...] = ()
@@ -123,7 +145,7 @@ def make_template(recording: Recording, answer: Any, *, is_in_order: bool) -> Te
         ]
         edges = tuple(tuple(sorted(id - count for id in waits)) for waits in found[count:])
     calls = tuple(operation.bound() for operation in operations)
-    return Template(recording, answer, calls, edges)
+    return Template(recording, answer, bucket, calls, edges)
 
 
 @dataclass(slots=True)
@@ -232,16 +254,25 @@ class Trace:
         """Run the body, or replay it.
 
         Args:
-            bucket: what the body must know; another bucket is another trace.
+            bucket: what the body must know; another bucket, also one of other types, is another
+                trace.
             parameters: values for its launches, which may differ from run to run.
 
         Returns:
             What the body returned: futures, which get new values in each run.
 
         Raises:
-            TraceError: the body reads something, or a parameter is a future; in strict mode also a
-                run that is no replay.
+            TraceError: the body reads something, a parameter is a future, or a bucket cannot be
+                hashed; in strict mode also a run that is no replay.
         """
+        key = (exactly(bucket), tuple(sorted(parameters)), self._host.epoch)
+        try:
+            templates = self._templates.get(key, ())
+        except TypeError as error:
+            raise TraceError(
+                f"trace {self.name}: bucket {short(bucket)}: {error}, expected values that can be "
+                "hashed, such as numbers, texts and tuples of them"
+            ) from None
         for name, value in parameters.items():
             if isinstance(value, Future | FutureMap):
                 raise TraceError(
@@ -252,10 +283,9 @@ class Trace:
                 self._parameters[name] = Parameter(name)
             self._parameters[name].value = value
         self._host.begin_run(self.name, bucket, parameters)
-        key = (bucket, tuple(parameters), self._host.epoch)
         last = self._host.last_replayed
         missed = None
-        for template in reversed(self._templates.get(key, ())):
+        for template in reversed(templates):
             recording = template.recording
             is_recurrent = template is last and recording.is_idempotent
             moved = None if is_recurrent else self._host.states_are(recording.before)
@@ -278,12 +308,12 @@ class Trace:
             f"{stats.replayed} replayed ({stats.elided} without a fence)"
         ]
         lines += (f"  {count} x {reason}" for reason, count in stats.missed.most_common())
-        for (bucket, *_), templates in self._templates.items():
+        for templates in self._templates.values():
             for template in templates:
                 recording = template.recording
                 kind = "idempotent" if recording.is_idempotent else "not idempotent"
                 lines.append(
-                    f"  bucket {bucket}: {len(recording.issued)} launches, "
+                    f"  bucket {template.bucket}: {len(recording.issued)} launches, "
                     f"{len(recording.operations)} operations, {kind}"
                 )
         return "\n".join(lines)
@@ -309,7 +339,9 @@ class Trace:
                 if not known:
                     del self._recorded[key]
                 if (reason := difference(earlier, recording)) is None:
-                    template = make_template(recording, answer, is_in_order=self._host.is_in_order)
+                    template = make_template(
+                        recording, answer, bucket, is_in_order=self._host.is_in_order
+                    )
                     verified = [*self._templates.get(key, ()), template]
                     _keep(self._templates, key, verified, self._keeps)
                     self.stats.verified += 1

@@ -48,6 +48,8 @@ def text_of(value: Any) -> str:
         if _PLAIN.issuperset(map(type, value)):
             return _cut(repr(value))
         return _cut(f"({', '.join(map(text_of, value))})")
+    if kind is Parameter:  # which refuses to be looked at
+        return repr(value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return _cut(_array_text(value))
     return _cut(_other_text(value))
@@ -55,8 +57,6 @@ def text_of(value: Any) -> str:
 
 def _other_text(value: Any) -> str:
     match value:
-        case Parameter():
-            return repr(value)
         case Future():
             at = "" if value.colour is None else f" at point {value.colour}"
             return f"future of launch {value.launch}{at}"
