@@ -13,10 +13,12 @@ objects that they are given, and a loop may make its partitions where it uses th
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from operator import add, index
 from typing import Any, cast
 
 from specinfer.runtime.errors import LaunchError
@@ -26,6 +28,9 @@ from specinfer.runtime.region import Region, Subregion
 Colour = int | tuple[int, ...]
 """A point of a launch domain, or the name of a part: a number, or one for each dimension."""
 
+PROJECTED = 256
+"""Projections that a partition remembers to be seen through: those used last."""
+
 
 def points(domain: int | Sequence[int]) -> list[Colour]:
     """The points of a launch domain, in order.
@@ -34,10 +39,10 @@ def points(domain: int | Sequence[int]) -> list[Colour]:
     ([0, 1, 2], [(0, 0), (0, 1), (1, 0), (1, 1)])
 
     Raises:
-        LaunchError: a negative number of points.
+        LaunchError: no number of points, or a negative one.
     """
-    counts = (domain,) if isinstance(domain, int) else domain
-    if any(count < 0 for count in counts):
+    counts = _numbers(domain, "domain")
+    if not counts or min(counts) < 0:
         raise LaunchError(f"domain {domain}: expected 0 or more points along each dimension")
     if len(counts) == 1:
         return list(range(counts[0]))
@@ -70,14 +75,25 @@ def shift(*offsets: int) -> Projection:
 
     >>> shift(1).colour(3), shift(0, -1).colour((4, 4))
     (4, (4, 3))
+
+    Raises:
+        LaunchError: an offset that is no whole number; later, a point of other dimensions.
     """
+    steps = _numbers(offsets, "shift by")
+    name = f"shift({', '.join(map(str, steps))})"
 
     def colour(point: Colour) -> Colour:
+        at = (point,) if isinstance(point, int) else point
+        if len(at) != len(steps):
+            raise LaunchError(
+                f"{name}: point {point} has {len(at)} dimensions, expected {len(steps)}, one for "
+                "each offset"
+            )
         if isinstance(point, int):
-            return point + offsets[0]
-        return tuple(at + offset for at, offset in zip(point, offsets, strict=True))
+            return point + steps[0]
+        return tuple(map(add, at, steps))
 
-    return Projection(f"shift({', '.join(map(str, offsets))})", colour)
+    return Projection(name, colour)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,7 +177,7 @@ class Partition:
             raise LaunchError(
                 f"partition {self.name}: declared complete, but no part holds {missing[0]}"
             )
-        self._projected: dict[Projection, Projected] = {}
+        self._projected: OrderedDict[Projection, Projected] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -172,9 +188,13 @@ class Partition:
     def __getitem__(self, at: Any) -> Any:
         """The part of a colour, or the partition seen through a projection."""
         if isinstance(at, Projection):
-            if at not in self._projected:
-                self._projected[at] = Projected(self, at)
-            return self._projected[at]
+            if (projected := self._projected.get(at)) is not None:
+                self._projected.move_to_end(at)
+                return projected
+            projected = self._projected[at] = Projected(self, at)
+            if len(self._projected) > PROJECTED:  # functions that are made anew each time
+                self._projected.popitem(last=False)
+            return projected
         try:
             return self.parts[at]
         except (KeyError, TypeError):
@@ -200,13 +220,15 @@ def equal(whole: Region | Subregion, counts: int | Sequence[int], *, name: str =
     Dimensions without a count stay whole.
 
     Raises:
-        LaunchError: a negative count, or more counts than dimensions.
+        LaunchError: no counts, a negative one, or more than dimensions.
 
     >>> line = Region(0, "line", (7,), {"value": "int64"})
     >>> [str(part) for part in equal(line, 3)]
     ['line[0:3]', 'line[3:5]', 'line[5:7]']
     """
-    counts = (counts,) if isinstance(counts, int) else tuple(counts)
+    counts = _numbers(counts, f"{_name(whole)}: equal parts:")
+    if not counts:
+        raise LaunchError(f"{_name(whole)}: equal parts without a count, expected one at least")
     _check_dimension(whole, len(counts) - 1)
     if any(count < 0 for count in counts):
         raise LaunchError(f"{_name(whole)}: {min(counts)} equal parts, expected 0 or more")
@@ -229,15 +251,20 @@ def blocks(
         dim: the dimension that ``sizes`` are along, if they are numbers.
 
     Raises:
-        LaunchError: a negative size, or sizes that leave a dimension, or all of them.
+        LaunchError: no sizes, a negative one, or sizes that leave a dimension, or all of them.
 
     >>> grid = Region(0, "grid", (2, 5), {"value": "int64"})
     >>> [str(part) for part in blocks(grid, (4, 0, 1), dim=1)]
     ['grid[0:2,0:4]', 'grid[0:2,4:4]', 'grid[0:2,4:5]']
     """
     space = whole.space
-    by_dim = {dim: sizes} if not sizes or isinstance(sizes[0], int) else dict(enumerate(sizes))
-    _check_dimension(whole, max(by_dim))
+    where = f"{_name(whole)}: blocks of sizes"
+    if all(map(_is_number, _items(sizes, where))):
+        by_dim = {dim: _numbers(sizes, where)}
+    else:
+        by_dim = {d: _numbers(_items(listed, where), where) for d, listed in enumerate(sizes)}
+    for d in by_dim:
+        _check_dimension(whole, d)
     for d, listed in by_dim.items():
         if any(size < 0 for size in listed):
             raise LaunchError(
@@ -298,9 +325,11 @@ def restricted(
     ['line[0:5]', 'line[3:8]']
     """
     space = whole.space
-    counts = (domain,) if isinstance(domain, int) else tuple(domain)
-    strides = (stride,) if isinstance(stride, int) else tuple(stride)
-    reaches = (reach,) * len(strides) if isinstance(reach, int) else tuple(reach)
+    counts = _numbers(domain, "domain")
+    strides = _numbers(stride, f"{_name(whole)}: restricted parts with stride")
+    reaches = _numbers(reach, f"{_name(whole)}: restricted parts with reach")
+    if _is_number(reach):
+        reaches *= len(strides)
     if not len(counts) == len(strides) == len(reaches) <= len(extent.lo) == len(space.lo):
         raise LaunchError(
             f"{_name(whole)}: restricted parts with domain {domain}, extent {extent}, stride "
@@ -338,9 +367,33 @@ def _name(whole: Region | Subregion) -> str:
     return whole.name if isinstance(whole, Region) else str(whole)
 
 
+def _numbers(given: Any, where: str) -> tuple[int, ...]:
+    """A number, or several, as Python's own: NumPy's integers are as good."""
+    try:
+        return (index(given),) if _is_number(given) else tuple(map(index, given))
+    except TypeError:
+        raise LaunchError(
+            f"{where} {given!r}, expected a whole number, or one for each dimension"
+        ) from None
+
+
+def _is_number(given: Any) -> bool:
+    try:
+        index(given)
+    except TypeError:
+        return False
+    return True
+
+
+def _items(given: Any, where: str) -> Sequence[Any]:
+    if _is_number(given) or isinstance(given, str) or not hasattr(given, "__len__"):
+        raise LaunchError(f"{where} {given!r}, expected a list of sizes")
+    return cast("Sequence[Any]", given)
+
+
 def _check_dimension(whole: Region | Subregion, dim: int) -> None:
     dimensions = len(whole.space.lo)
-    if dim >= dimensions:
+    if not 0 <= dim < dimensions:
         raise LaunchError(
             f"{_name(whole)}: parts along dimension {dim}, expected one of its {dimensions}, from 0"
         )

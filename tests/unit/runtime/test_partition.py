@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from specinfer.runtime.errors import LaunchError
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.partition import (
     ID,
+    PROJECTED,
     Colour,
     Partition,
     Projection,
@@ -224,3 +226,62 @@ def test_a_projection_may_have_fewer_dimensions_than_the_domain() -> None:
 def test_refuses(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(LaunchError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("point", "offsets"), [((0, 1), (1,)), (0, (1, 0)), (0, ()), ((1, 1), (0, 0, 0))]
+)
+def test_a_shift_refuses_a_point_of_other_dimensions(point: Colour, offsets: Any) -> None:
+    message = rf"shift\(.*\): point .* dimensions, expected {len(offsets)}, one for each offset"
+    with pytest.raises(LaunchError, match=message):
+        shift(*offsets).colour(point)
+
+
+def test_a_shift_is_by_whole_numbers() -> None:
+    with pytest.raises(LaunchError, match=r"shift by \(1.5,\), expected a whole number"):
+        shift(cast(int, 1.5))
+
+
+def test_integers_of_numpy_are_numbers() -> None:
+    two, sizes = cast(int, np.int64(2)), np.array([3, 5])
+    assert points(two) == [0, 1]
+    assert points((two, 1)) == points(cast(Any, np.array([2, 1]))) == [(0, 0), (1, 0)]
+    assert equal(LINE, two) is equal(LINE, 2)
+    assert equal(GRID, (two, two)) is equal(GRID, [2, 2])
+    assert blocks(LINE, cast(Any, sizes)) is blocks(LINE, [3, 5])
+    assert blocks(GRID, [np.array([1, 3]), [two, 4]]) is blocks(GRID, [[1, 3], [2, 4]])
+    assert restricted(LINE, two, interval(0, 4), two) is restricted(LINE, 2, interval(0, 4), 2)
+    assert shift(two).colour(1) == 3
+    assert type(points(two)[0]) is type(next(iter(blocks(LINE, cast(Any, sizes)).parts))) is int
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: points(cast(Any, 2.5)), r"domain 2\.5, expected a whole number"),
+        (lambda: points(cast(Any, "ab")), "domain 'ab', expected a whole number"),
+        (lambda: points(()), r"domain \(\): expected 0 or more points along each"),
+        (lambda: equal(LINE, ()), "line: equal parts without a count, expected one at least"),
+        (lambda: equal(LINE, cast(Any, 0.5)), r"line: equal parts: 0\.5, expected a whole number"),
+        (lambda: blocks(LINE, cast(Any, 3)), "line: blocks of sizes 3, expected a list of sizes"),
+        (lambda: blocks(LINE, [1.5, 6.5]), r"line: blocks of sizes 1\.5, expected a list"),
+        (lambda: blocks(GRID, [[1.5], [6]]), r"grid: blocks of sizes \[1\.5\], expected a whole"),
+        (lambda: blocks(GRID, [6], dim=-1), "grid: parts along dimension -1, expected one of its"),
+        (
+            lambda: restricted(LINE, 2, interval(0, 4), cast(Any, 0.5)),
+            r"line: restricted parts with stride 0\.5, expected a whole number",
+        ),
+    ],
+)
+def test_refuses_what_is_no_number(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(LaunchError, match=message):
+        make()
+
+
+def test_projections_that_are_made_anew_each_time_are_forgotten() -> None:
+    halves = equal(LINE, 2, name="halves")
+    seen = halves[ID]
+    for _ in range(3 * PROJECTED):
+        assert halves[Projection("fresh", lambda point: point)].part(0) is halves[0]
+        assert halves[ID] is seen  # used all the time, and so kept
+    assert len(halves._projected) == PROJECTED
