@@ -16,6 +16,9 @@ TaskFunction = Callable[..., Any]
 RESERVED = frozenset({"predicate", "otherwise"})
 """Names of what every launch may be given."""
 
+OPTIONS = ("axes", "sums", "pure", "capturable", "collective")
+"""Names of what may be said of a task, besides the privileges of its arguments."""
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -123,7 +126,7 @@ class Task:
         """
 
         def register(function: TaskFunction) -> TaskFunction:
-            parameters = tuple(inspect.signature(function).parameters)
+            parameters = _parameters(function)
             if parameters != self.parameters:
                 raise LaunchError(
                     f"task {self.name}: variant {kind!r} takes {parameters}, "
@@ -134,9 +137,9 @@ class Task:
 
         return register
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         """Run the declared function on arrays, outside of any runtime."""
-        return self.variants["cpu"].function(*arguments)
+        return self.variants["cpu"].function(*arguments, **named)
 
     def select(self, kinds: Sequence[str], arrays: Mapping[str, Any]) -> Variant:
         """The variant for the first of these kinds that has one which accepts the arrays.
@@ -151,6 +154,18 @@ class Task:
         raise LaunchError(
             f"task {self.name}: no variant for {' or '.join(kinds)}; has {', '.join(self.variants)}"
         )
+
+
+def _parameters(function: TaskFunction) -> tuple[str, ...]:
+    """The names of a function's arguments, each of which a launch gives by name."""
+    parameters = inspect.signature(function).parameters.values()
+    for parameter in parameters:
+        if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            raise LaunchError(
+                f"task {function.__name__}: has the {parameter.kind.description} argument "
+                f"{str(parameter)!r}, expected arguments that can be given by position, one by one"
+            )
+    return tuple(parameter.name for parameter in parameters)
 
 
 def task(
@@ -184,13 +199,19 @@ def task(
     (('x', 'y', 'factor'), 'WD', ['rows'])
 
     Raises:
-        LaunchError: a privilege for an argument that the function does not take, axes for one
-            without a privilege or that mean nothing, an unknown reduction, or an argument of a
-            reserved name.
+        LaunchError: a privilege that is none, or for an argument that the function does not take,
+            axes for one without a privilege or that mean nothing, an unknown reduction, an
+            argument of a reserved name, or one that cannot be given by name.
     """
+    for name, told in {"pure": pure, "capturable": capturable, "collective": collective}.items():
+        if not isinstance(told, bool):
+            raise LaunchError(f"task: option {name} is {told!r}, expected True or False")
+    for name, listed in {"axes": axes, "sums": sums}.items():
+        if isinstance(listed, Privilege):
+            raise LaunchError(f"task: option {name} is the privilege {listed}, expected names")
 
     def declare(function: TaskFunction) -> Task:
-        parameters = tuple(inspect.signature(function).parameters)
+        parameters = _parameters(function)
         if unknown := set(privileges) - set(parameters):
             raise LaunchError(
                 f"task {function.__name__}: privilege for {min(unknown)!r}, "
@@ -201,7 +222,17 @@ def task(
                 f"task {function.__name__}: has an argument {min(taken)!r}, which launches have "
                 "themselves"
             )
-        for privilege in privileges.values():
+        if options := set(OPTIONS) & set(parameters):
+            raise LaunchError(
+                f"task {function.__name__}: has an argument {min(options)!r}, which is the name of "
+                "an option of `task`"
+            )
+        for name, privilege in privileges.items():
+            if not isinstance(privilege, Privilege):
+                raise LaunchError(
+                    f"task {function.__name__}: privilege of {name} is {privilege!r}, expected R, "
+                    "RW, WD or Reduce(operator)"
+                )
             if privilege.op is not None:
                 reduction(privilege.op)
         if unknown := set(axes or ()) - set(privileges):

@@ -108,3 +108,70 @@ def test_only_readers_and_like_reductions_commute() -> None:
         if one.commutes_with(other)
     }
     assert commuting == {("R", "R"), ("Reduce(+)", "Reduce(+)"), ("Reduce(max)", "Reduce(max)")}
+
+
+def test_a_task_is_called_with_arguments_by_position_or_name(scale: Task) -> None:
+    y = [0, 0]
+    scale([1], y=y, factor=5)
+    assert y == [1] * 5
+
+
+def test_an_argument_may_be_named_self() -> None:
+    @task(self=R)
+    def size(self: Any) -> int:
+        return len(self)
+
+    assert size(self=[1, 2]) == 2
+
+
+@pytest.mark.parametrize("wrong", ["R", Reduce, None, True])
+def test_refuses_a_privilege_that_is_none(wrong: Any) -> None:
+    with pytest.raises(LaunchError, match=r"task f: privilege of x is .*, expected R, RW, WD or R"):
+
+        @task(x=wrong)
+        def f(x: Any) -> None: ...
+
+
+@pytest.mark.parametrize("option", ["pure", "capturable", "collective"])
+def test_refuses_a_privilege_in_the_place_of_a_truth(option: str) -> None:
+    options: Any = {option: RW}
+    with pytest.raises(LaunchError, match=f"task: option {option} is .*RW.*, expected True or"):
+        task(**options)
+
+
+@pytest.mark.parametrize("option", ["axes", "sums"])
+def test_refuses_a_privilege_in_the_place_of_names(option: str) -> None:
+    options: Any = {option: RW}
+    with pytest.raises(LaunchError, match=f"task: option {option} is the privilege RW, expected"):
+        task(**options)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda pure: None,
+        lambda capturable: None,
+        lambda collective: None,
+        lambda axes: None,
+        lambda sums: None,
+    ],
+)
+def test_refuses_an_argument_named_like_an_option(function: Any) -> None:
+    with pytest.raises(LaunchError, match=r"has an argument '\w+', which is the name of an option"):
+        task()(function)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (lambda x, *rest: None, r"variadic positional argument '\*rest'"),
+        (lambda x, **rest: None, r"variadic keyword argument '\*\*rest'"),
+        (lambda x, *, by: None, "keyword-only argument 'by'"),
+    ],
+)
+def test_refuses_arguments_that_cannot_be_given_by_position(function: Any, kind: str) -> None:
+    with pytest.raises(LaunchError, match=f"has the {kind}, expected arguments that can be given"):
+        task(x=R)(function)
+    only = task(x=R)(lambda x: None)
+    with pytest.raises(LaunchError, match=kind):
+        only.variant("fast")(function)
