@@ -16,7 +16,15 @@ from typing import Any
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.errors import LaunchError
-from specinfer.runtime.future import DEFERRED, Future, FutureMap, Parameter
+from specinfer.runtime.future import (
+    DEFERRED,
+    LATE,
+    LOOKED_INTO,
+    Future,
+    FutureMap,
+    Parameter,
+    late_in,
+)
 from specinfer.runtime.index_space import ONE, IndexSpace
 from specinfer.runtime.instances import Instances
 from specinfer.runtime.partition import Colour, Projected, Projection
@@ -216,6 +224,9 @@ class Executable:
         return f"{task.name}({', '.join(listed)}){at}"
 
 
+_LOOKED_AT = (LATE | LOOKED_INTO) - {Parameter}
+
+
 def check_values(
     host: object,
     binding: Binding,
@@ -223,14 +234,26 @@ def check_values(
     predicate: Future | None = None,
     otherwise: Any = None,
 ) -> None:
-    """Refuse futures that a launch could not wait for, before any point of it is issued.
+    """Refuse values that a launch could not wait for or look up, before any point of it is issued.
 
     Raises:
-        LaunchError: a future of another runtime or of too few points, or in a wrong place.
+        LaunchError: a future of another runtime or of too few points, or in a wrong place; a
+            projection where there is no point.
     """
     task = binding.task.name
     for name, value in values.items():
-        if not isinstance(value, (Future, FutureMap)):
+        kind = type(value)
+        if kind not in _LOOKED_AT:  # as a rule
+            continue
+        if kind in LOOKED_INTO:
+            _check_inside(task, name, value)
+            continue
+        if kind is Projection:
+            if not binding.is_index:
+                raise LaunchError(
+                    f"task {task}: argument {name} is the projection {value}, a function of the "
+                    "point, which a single launch has none of; expected a value"
+                )
             continue
         if isinstance(value, FutureMap):
             if not binding.is_index:
@@ -255,8 +278,19 @@ def check_values(
         )
     if not predicate.is_of(host):
         raise LaunchError(f"task {task}: predicate is a future of another runtime")
-    if isinstance(otherwise, (Future, FutureMap)):
+    if isinstance(otherwise, (Future, FutureMap, Projection)):
         raise LaunchError(f"task {task}: otherwise is {type(otherwise).__name__}, expected a value")
+    if type(otherwise) in LOOKED_INTO:
+        _check_inside(task, "otherwise", otherwise)
+
+
+def _check_inside(task: str, name: str, value: Any) -> None:
+    if (found := late_in(value)) is not None:
+        raise LaunchError(
+            f"task {task}: argument {name} is {short(value)}, a {type(value).__name__} with a "
+            f"{type(found).__name__} in it, which the task would get as it is; expected it as an "
+            "argument of its own"
+        )
 
 
 def make_executable(

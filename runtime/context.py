@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from reprlib import repr as short
 from types import TracebackType
 from typing import Any, Self
 
@@ -375,11 +376,15 @@ class Runtime:
         It is no copy: later launches may change it. On several ranks every one gets it.
 
         Raises:
-            LaunchError: a subregion of several fields.
+            LaunchError: a subregion of several fields, or none.
             PoisonedError: a task raised that should have made it.
             TraceError: inside a trace.
         """
         part = part.part() if isinstance(part, Region) else part
+        if not isinstance(part, Subregion):
+            raise LaunchError(
+                f"read of {short(part)}, a {type(part).__name__}, expected a region or a subregion"
+            )
         self._store.check_known(part.region, part)
         if len(part.fields) > 1:
             raise LaunchError(

@@ -11,7 +11,7 @@ from functools import reduce as fold
 from typing import TYPE_CHECKING, Any, Protocol
 
 from specinfer.runtime.errors import LaunchError, PoisonedError, TraceError
-from specinfer.runtime.partition import Colour
+from specinfer.runtime.partition import Colour, Projection
 
 _NOTHING = object()
 
@@ -203,3 +203,29 @@ class Parameter:
 
 DEFERRED = (Future, FutureMap, Parameter)
 """Values that are known only when a task runs."""
+
+LATE = frozenset({*DEFERRED, Projection})
+"""Kinds of values that stand for others: a launch takes them as arguments, but not inside of one."""
+
+LOOKED_INTO = frozenset({tuple, list, dict, set, frozenset})
+"""Kinds of values that may hold some of those by mistake."""
+
+_LATE_OR_MORE = LATE | LOOKED_INTO
+
+
+def late_in(value: Any) -> Any:
+    """Something inside a list or the like that stands for another value; None if nothing does.
+
+    >>> late_in([1, {"k": (Parameter("by"),)}]), late_in([1, (2, "a")])
+    (<by>, None)
+    """
+    inside = (*value, *value.values()) if type(value) is dict else value
+    if _LATE_OR_MORE.isdisjoint(map(type, inside)):  # as a rule; it costs next to nothing
+        return None
+    for item in inside:
+        kind = type(item)
+        if kind in LATE:
+            return item
+        if kind in LOOKED_INTO and (found := late_in(item)) is not None:
+            return found
+    return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Protocol
 
 from specinfer.runtime.arrays import imported
@@ -86,16 +87,18 @@ class Region:
     __slots__ = ("_by_rows", "_parts", "fields", "id", "name", "partitions", "space", "storage")
 
     def __init__(self, id: int, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]):
-        if not fields:
-            raise LaunchError(f"region {name}: expected at least one field")
+        if not fields or not isinstance(fields, Mapping):
+            raise LaunchError(
+                f"region {name}: expected at least one field, by name, with its type, got {fields!r}"
+            )
         self.id = id
         self.name = name
         try:
-            self.space = whole(shape)
-        except LaunchError:
+            self.space = whole(tuple(map(index, shape)))
+        except (LaunchError, TypeError):
             raise LaunchError(
-                f"region {name}: shape {shape}, expected 1 to {MAX_DIMENSIONS} dimensions of 0 or "
-                "more points"
+                f"region {name}: shape {shape!r}, expected 1 to {MAX_DIMENSIONS} dimensions of 0 "
+                "or more points"
             ) from None
         self.fields = dict(fields)
         self.partitions: dict[Hashable, Any] = {}

@@ -58,13 +58,14 @@ class Store:
         """Make a region, with some arrays as the memory of its fields.
 
         Raises:
-            LaunchError: no fields, or what cannot be their memory.
+            LaunchError: no fields or no types, or what cannot be their memory.
             OutOfMemoryError: they take more than is left of the region's memory.
         """
         region = Region(len(self._regions), name, shape, fields)
         attached = {field: region.check(field, array) for field, array in arrays.items()}
         dtypes = {**region.fields, **{f: array.dtype for f, array in attached.items()}}
-        num_bytes = region.space.volume * sum(map(itemsize, dtypes.values()))
+        sizes = [_itemsize(region, field, dtype) for field, dtype in dtypes.items()]
+        num_bytes = region.space.volume * sum(sizes)
         self._memory_of(region).hold(name, num_bytes)
         self._add(region)
         for field, array in attached.items():
@@ -145,3 +146,13 @@ class Store:
     def _exchanged(self, region: Region, field: str) -> None:
         self._distributor.forget((region.id, field), region)
         self.exchanges += 1
+
+
+def _itemsize(region: Region, field: str, dtype: Any) -> int:
+    try:
+        return itemsize(dtype)
+    except TypeError as error:
+        raise LaunchError(
+            f"region {region.name}: field {field} is of type {dtype!r}, expected one that NumPy or "
+            f"torch knows: {error}"
+        ) from None

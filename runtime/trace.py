@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 from specinfer.runtime.dependence import DependenceAnalyzer
 from specinfer.runtime.errors import TraceError
 from specinfer.runtime.executor import Operation
-from specinfer.runtime.future import Future, FutureMap, Parameter
+from specinfer.runtime.future import Future, Parameter, late_in
 from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
@@ -262,8 +262,8 @@ class Trace:
             What the body returned: futures, which get new values in each run.
 
         Raises:
-            TraceError: the body reads something, a parameter is a future, or a bucket cannot be
-                hashed; in strict mode also a run that is no replay.
+            TraceError: the body reads something, a parameter is or holds a future, or a bucket
+                cannot be hashed; in strict mode also a run that is no replay.
         """
         key = (exactly(bucket), tuple(sorted(parameters)), self._host.epoch)
         try:
@@ -274,10 +274,12 @@ class Trace:
                 "hashed, such as numbers, texts and tuples of them"
             ) from None
         for name, value in parameters.items():
-            if isinstance(value, Future | FutureMap):
+            late = late_in((value,))
+            if late is not None:
+                is_in = "is" if late is value else f"is {short(value)} with"
                 raise TraceError(
-                    f"trace {self.name}: parameter {name} is a future, expected a value: what is "
-                    "not known yet reaches a trace through regions"
+                    f"trace {self.name}: parameter {name} {is_in} a {type(late).__name__.lower()}, "
+                    "expected a value: what is not known yet reaches a trace through regions"
                 )
             if name not in self._parameters:
                 self._parameters[name] = Parameter(name)
