@@ -2,6 +2,8 @@
 
 Where a program waits - it reads, fences, or asks for the value of a future - its ranks exchange a
 few numbers: the digest of what they issued, how much that is, and how many of their tasks raised.
+They do so before anything moves for it: ranks that differ would wait for each other in transfers
+that do not match. So they do where their mappers are asked about a launch for the first time.
 
 * Other digests: the ranks exchange their histories, and each raises what differs first.
 * A task raised somewhere: what its launch and its dependents should have written counts as never
@@ -89,6 +91,17 @@ class Agreement:
             first = raised[min(raised, key=_order)]
             more = f" ({len(raised) - 1} more raised)" if len(raised) > 1 else ""
             raise PoisonedError(first + more) from own
+
+    def compare(self) -> None:
+        """Find out whether the ranks issued the same so far; what raised is told when they meet.
+
+        Raises:
+            DivergenceError: they did not.
+        """
+        history = self.history
+        met = self._control.exchange((history.digest, history.number, 0))
+        if any(words[:2] != met[0][:2] for words in met):
+            self._raise_difference()
 
     def made(self, requirement: Requirement) -> None:
         """Take in that data were made by no launch: they got other memory, on all ranks."""

@@ -106,7 +106,7 @@ class Runtime:
         mapper.mesh.check_ranks(self._machine.num_ranks)
         agreement = None if control is None else Agreement(control)
         self._stream = Stream(executor, agreement, observer)
-        self._distributor = Distributor(self._machine, mapper)
+        self._distributor = Distributor(self._machine, mapper, agreement)
         self._store = Store(self._machine, mapper, self._distributor, memories)
         self._bindings = Bindings(self._store)
         self._tracing = Tracing(self._stream, self._distributor, self._store, mapper)
@@ -302,11 +302,9 @@ class Runtime:
     ) -> list[Future]:
         check_values(self, binding, arguments, predicate, otherwise)
         launch = self._begin(binding, arguments, predicate, otherwise)
+        share = self._distributor.share(binding, keeps=predicate is not None)
         if self._machine.num_ranks > 1:
             self._spread(binding, arguments, predicate)
-        share = self._distributor.share(binding, keeps=predicate is not None)
-        if self._stream.agreement is not None:
-            self._stream.agreement.history.placed(share.lowered, share.fingerprint)
         futures = {
             point.colour: Future(self, launch, share.ranks_of(point.colour), point.colour)
             for point in binding.points
@@ -391,17 +389,24 @@ class Runtime:
                 f"read {part}: has {len(part.fields)} fields, expected one: `part(space, field)`"
             )
         self._refuse_in_trace(f"reads {part}")
-        self._stream.say("read", {"part": part})
+        replication = self._distributor.replication(part)
+        self._stream.say("read", {"part": part}, replication.answer)
         (field,) = part.fields
         key = (part.region.id, field)
-        for operation in self._distributor.replicate(part):
-            self._stream.submit(operation)
         here = self._distributor.requirements_here([Requirement(key, part.space, R)])
+        if self._stream.agreement is not None:  # before anything moves
+            self._stream.wait(None)
+            self._check_made(here, f"{part} was never made")
+        for operation in self._distributor.replicate(replication):
+            self._stream.submit(operation)
         self._stream.wait([self._stream.submit(Observation(here, part))])
-        for requirement in here:
-            if cause := self._stream.executor.poisoned.cause_in(requirement.key, requirement.space):
-                raise PoisonedError(f"{part} was never made: {cause}")
+        self._check_made(here, f"{part} was never made")
         return self._machine.instances(self._machine.ranks[0]).view(key, part.space)
+
+    def _check_made(self, requirements: Sequence[Requirement], otherwise: str) -> None:
+        for requirement in requirements:
+            if cause := self._stream.executor.poisoned.cause_in(requirement.key, requirement.space):
+                raise PoisonedError(f"{otherwise}: {cause}")
 
     def fence(self) -> None:
         """Return when everything issued has run.
@@ -417,29 +422,37 @@ class Runtime:
     def settle(self, future: Future) -> None:
         """Return when a future has its value here; called by ``Future.get``."""
         self._refuse_in_trace("reads a future")
+        value = Requirement(future.key, ONE, R)
+        what = f"the future of launch {future.launch} has no value"
         if future.ranks != self._everyone:
             self._stream.say("value", {"of": future})
+            if self._stream.agreement is not None:  # before anything moves
+                self._stream.wait(None)
+                self._check_made([value], what)
             self._stream.submit(ValueMove(self._machine, future))
             future.ranks = self._everyone
         if future.is_ready:  # there is no value to wait for, or it was asked for before
             self._stream.wait(None)
         elif not self._stream.executor.is_in_order:
-            here = [Requirement(future.key, ONE, R)]
-            self._stream.wait([self._stream.submit(Observation(here, f"launch {future.launch}"))])
+            seen = Observation([value], f"launch {future.launch}")
+            self._stream.wait([self._stream.submit(seen)])
         elif self._machine.num_ranks > 1:
             self._stream.wait(())
-        cause = self._stream.executor.poisoned.cause_in(future.key, ONE)
-        if cause is not None or not future.is_ready:
-            why = cause or "it has not run, and will not"
-            raise PoisonedError(f"the future of launch {future.launch} has no value: {why}")
+        self._check_made([value], what)
+        if not future.is_ready:
+            raise PoisonedError(f"{what}: it has not run, and will not")
 
     def agree(self, value: Any) -> Any:
         """The first rank's value, on all ranks: for what may differ, such as a measured time.
 
         Raises:
+            PoisonedError: a task raised on one of several processes.
             TraceError: inside a trace.
         """
         self._refuse_in_trace("agrees on a value")
+        self._stream.say("agree")
+        if self._stream.agreement is not None:  # before anything moves
+            self._stream.wait(None)
         return self._machine.send_value(value, 0)
 
     def _refuse_in_trace(self, what: str) -> None:

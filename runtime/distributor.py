@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from specinfer.runtime.agreement import Agreement
+from specinfer.runtime.answer import Answer, Delivery
 from specinfer.runtime.arrays import bits
 from specinfer.runtime.binding import Binding, storage_requirements
 from specinfer.runtime.call import Executable, make_executable
@@ -24,15 +26,16 @@ from specinfer.runtime.partition import Colour
 from specinfer.runtime.placement import (
     Copy,
     FieldState,
+    Fold,
     Piece,
     Ranks,
+    Reset,
     Transfer,
     Want,
     members,
     read,
 )
 from specinfer.runtime.region import FieldKey, Region, Subregion
-from specinfer.runtime.wording import fingerprint_of
 
 REMEMBERED = 32768
 """Lowered launches that are kept: those used last."""
@@ -48,7 +51,8 @@ class Share:
         after: state of each of the binding's keys; nothing on one rank.
         lowered: what all ranks do; None on one rank.
         before: the states that this is for: kept, so that they are not mistaken for others.
-        fingerprint: of the mapper's answer, to compare it with other ranks'.
+        answer: the mapper's; None on one rank.
+        fingerprint: of the answer, to compare it with other ranks'.
     """
 
     transfers: tuple[Operation, ...]
@@ -56,6 +60,7 @@ class Share:
     after: tuple[FieldState, ...] = ()
     lowered: Lowered | None = None
     before: tuple[FieldState, ...] = ()
+    answer: Answer | None = None
     fingerprint: bytes = b""
 
     def ranks_of(self, colour: Colour | None) -> Ranks:
@@ -69,17 +74,34 @@ class Share:
         return ranks
 
 
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """What makes every rank hold some points.
+
+    Attributes:
+        answer: what moves, and how.
+        after: states of their fields.
+    """
+
+    answer: Answer
+    after: Mapping[FieldKey, FieldState]
+
+
 class Distributor:
     """Turns launches into operations, and keeps where data are.
 
     Args:
         machine: ranks and memories.
         mapper: says where launches run.
+        agreement: with other processes, which must hear the same answers; None if there are none.
     """
 
-    def __init__(self, machine: Machine, mapper: Mapper) -> None:
+    def __init__(
+        self, machine: Machine, mapper: Mapper, agreement: Agreement | None = None
+    ) -> None:
         self._machine = machine
         self._mapper = mapper
+        self._agreement = agreement
         self._everyone = (1 << machine.num_ranks) - 1
         self._states: dict[FieldKey, FieldState] = {}
         self._known: OrderedDict[tuple[object, ...], Share] = OrderedDict()
@@ -106,13 +128,20 @@ class Distributor:
             self._states[key] = self._same((Piece(region.space, self._everyone),))
 
     def share(self, binding: Binding, *, keeps: bool = False) -> Share:
-        """What this process does of a launch now; moves the states on."""
+        """What this process does of a launch now; moves the states on.
+
+        Raises:
+            MapperError: an answer that the launch cannot follow.
+            DivergenceError: mappers of other processes answered something else.
+        """
         states = self._states
         before = tuple(states[key] for key in binding.keys) if states else ()
         known = (binding, keeps, *map(id, before))
         share = self._known.get(known)
         if share is not None:
             self._known.move_to_end(known)
+            if self._agreement is not None:
+                self._agreement.history.placed(share.answer, share.fingerprint)
         else:
             share = self._known[known] = self._make(binding, before, keeps=keeps)
             if len(self._known) > REMEMBERED:
@@ -122,15 +151,21 @@ class Distributor:
                 states[key] = state
         return share
 
-    def replicate(self, part: Subregion) -> list[Operation]:
-        """What makes every rank hold these points."""
-        operations: list[Operation] = []
+    def replication(self, part: Subregion) -> Replication:
+        """What would make every rank hold these points; nothing is done yet."""
+        found: list[Transfer] = []
+        after = {}
         for key in part.keys if self._states else ():
             wants = [Want(rank, part.space) for rank in members(self._everyone)]
             transfers, state = read(key, self._states[key], wants)
-            self._states[key] = self._same(state)
-            operations += self._operations(transfers)
-        return operations
+            after[key] = self._same(state)
+            found += transfers
+        return Replication(Answer((), self._deliveries(found)), after)
+
+    def replicate(self, replication: Replication) -> list[Operation]:
+        """The operations that do it; moves the states on."""
+        self._states.update(replication.after)
+        return self._operations(replication.answer)
 
     def requirements_here(self, requirements: Sequence[Requirement]) -> list[Requirement]:
         """What uses of a region's points mean for the memories of this process."""
@@ -171,6 +206,12 @@ class Distributor:
         again = lower(binding, self._mapper, before, keeps=keeps)
         if again != lowered:
             raise MapperError(f"{binding}: the mapper gave two answers to the same question")
+        answer = Answer(lowered.parts, self._deliveries(lowered.transfers))
+        fingerprint = b""
+        if self._agreement is not None:
+            fingerprint = answer.fingerprint()
+            self._agreement.history.placed(answer, fingerprint)
+            self._agreement.compare()
         executables = tuple(
             make_executable(
                 binding,
@@ -187,29 +228,41 @@ class Distributor:
         )
         after = tuple(map(self._same, lowered.after))
         return Share(
-            tuple(self._operations(lowered.transfers)),
+            tuple(self._operations(answer)),
             executables,
             after,
             lowered,
             before,
-            fingerprint_of(lowered.parts),
+            answer,
+            fingerprint,
         )
 
-    def _operations(self, transfers: Sequence[Transfer]) -> list[Operation]:
+    def _deliveries(self, transfers: Sequence[Transfer]) -> tuple[Delivery, ...]:
         found = []
         for transfer in transfers:
-            as_messages = self._mapper.as_messages(transfer.kind, self._num_bytes(transfer))
-            operation = self._machine.transfer(transfer, as_messages=as_messages)
-            if operation is not None:
-                found.append(operation)
-        return found
+            num_bytes = self._num_bytes(transfer)
+            as_messages = bool(self._mapper.as_messages(transfer.kind, num_bytes))
+            found.append(Delivery(transfer, num_bytes, as_messages))
+        return tuple(found)
+
+    def _operations(self, answer: Answer) -> list[Operation]:
+        operations = (
+            self._machine.transfer(delivery.transfer, as_messages=delivery.as_messages)
+            for delivery in answer.deliveries
+        )
+        return [operation for operation in operations if operation is not None]
 
     def _num_bytes(self, transfer: Transfer) -> int:
         """Bytes that move, to all ranks together; as in this process' memory."""
-        if not isinstance(transfer, Copy):
-            return 0
+        match transfer:
+            case Reset():
+                return 0
+            case Fold():
+                volume = sum(space.volume for _, space in transfer.results())
+            case Copy():
+                volume = sum(move.space.volume for move in transfer.moves)
         array = bits(self._machine.instances(self._machine.ranks[0]).main(transfer.key))
-        return sum(move.space.volume for move in transfer.moves) * int(array.itemsize)
+        return volume * int(array.itemsize)
 
 
 def _physical(binding: Binding, part: Part, rank: int) -> tuple[Requirement, ...]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from specinfer.runtime.wording import MARK, PLACE
+from specinfer.runtime.answer import MEANS, PLACE
+from specinfer.runtime.wording import MARK
 
 Told = tuple[int, str, tuple[tuple[str, str], ...]]
 """An entry of a history as others are sent it: its number, what it is, each argument by name."""
+
+_ANSWERS = {PLACE: "puts", MEANS: "takes"}
+"""What is no argument but a mapper's answer, and what the mapper does with it."""
 
 
 def first_difference(told: Mapping[int, Sequence[Told]]) -> str | None:
@@ -55,8 +59,8 @@ def _difference(at: Mapping[int, _Issued | None]) -> str:
         for name, _ in listed:
             texts = {rank: given[name] for rank, given in arguments.items()}
             if len(set(texts.values())) > 1:
-                if name == PLACE:
-                    return f"{what}{_listed(listed, ())}: {_answers(texts)}"
+                if name in _ANSWERS:
+                    return f"{what}{_listed(listed, ())}: {_answers(_ANSWERS[name], texts)}"
                 shown = {rank: _shown(text) for rank, text in texts.items()}
                 if len(set(shown.values())) == 1:  # the names are the same, what they mean is not
                     shown = {rank: text.replace(MARK, ": ") for rank, text in texts.items()}
@@ -66,8 +70,8 @@ def _difference(at: Mapping[int, _Issued | None]) -> str:
     return " and ".join(f"{text} on {ranks_text(ranks)}" for text, ranks in _by_text(whole))
 
 
-def _answers(texts: Mapping[int, str]) -> str:
-    """Where the mappers of ranks put the first part that they do not agree on."""
+def _answers(does: str, texts: Mapping[int, str]) -> str:
+    """What the mappers of ranks do with the first part that they do not agree on."""
     answers = {rank: text.split("; ") for rank, text in texts.items()}
     fewest = min(map(len, answers.values()))
     differing = (n for n in range(fewest) if len({parts[n] for parts in answers.values()}) > 1)
@@ -76,7 +80,7 @@ def _answers(texts: Mapping[int, str]) -> str:
         rank: parts[at] if at is not None else "; ".join(parts) for rank, parts in answers.items()
     }
     return ", ".join(
-        f"the mapper of {ranks_text(ranks)} puts {text}" for text, ranks in _by_text(first)
+        f"the mapper of {ranks_text(ranks)} {does} {text}" for text, ranks in _by_text(first)
     )
 
 
@@ -84,7 +88,7 @@ def _listed(arguments: Sequence[tuple[str, str]], hidden: Sequence[str]) -> str:
     shown = [
         f"{name}={'...' if name in hidden else _shown(text)}"
         for name, text in arguments
-        if name != PLACE
+        if name not in _ANSWERS
     ]
     return f"({', '.join(shown)})" if shown else ""
 

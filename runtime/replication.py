@@ -14,19 +14,14 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
+from specinfer.runtime.answer import Answer
 from specinfer.runtime.binding import Binding, Point
 from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.divergence import Told
 from specinfer.runtime.future import Future, FutureMap
 from specinfer.runtime.index_space import ONE
-from specinfer.runtime.lowering import Lowered
 from specinfer.runtime.privilege import WD, R
-from specinfer.runtime.wording import (
-    PLACE,
-    placement_text,
-    region_text,
-    text_of,
-)
+from specinfer.runtime.wording import region_text, text_of
 
 RECENT = 256
 """Entries that are kept although all ranks agree on them: to tell where a rank is."""
@@ -64,16 +59,16 @@ class Launched:
         texts: of its values.
         given: futures among them, and its predicate; maps of futures too.
         is_predicated: it might not run.
-        lowered: what the mapper's answer led to; None until it is known.
+        answer: the mapper's; None until it is known.
     """
 
     __slots__ = (
+        "answer",
         "binding",
         "first",
         "given",
         "is_predicated",
         "launch",
-        "lowered",
         "names",
         "texts",
     )
@@ -96,15 +91,15 @@ class Launched:
         self.texts = texts
         self.given = given
         self.is_predicated = is_predicated
-        self.lowered: Lowered | None = None
+        self.answer: Answer | None = None
 
     def told(self, number: int) -> Told:
         """It as sent to others."""
         binding = self.binding
         arguments = [(name, region_text(binding, name)) for name in binding.regions]
         arguments += zip(self.names, self.texts, strict=True)
-        if self.lowered is not None:
-            arguments.append((PLACE, placement_text(self.lowered.parts)))
+        if self.answer is not None:
+            arguments += self.answer.texts()
         return number, self.what, tuple(arguments)
 
     @property
@@ -208,20 +203,28 @@ class History:
         self._add(entry, key)
         return entry
 
-    def placed(self, lowered: Lowered | None, fingerprint: bytes) -> None:
-        """Take in where the last launch runs; the fingerprint is that of the text of its parts."""
+    def placed(self, answer: Answer | None, fingerprint: bytes) -> None:
+        """Take in what the mapper answered for the last launch, and the answer's fingerprint."""
         entry = self._entries[-1]
         assert isinstance(entry, Launched)
-        entry.lowered = lowered
+        entry.answer = answer
         self._running.update(fingerprint)
 
     def replay(self, first: int, launches: tuple[Launched, ...]) -> None:
         """Take in a replay; the run of its trace was told before."""
         self._add(Replayed(first, launches), b"replay")
 
-    def say(self, first: int, what: str, arguments: Mapping[str, Any] | None = None) -> None:
-        """Take in something else."""
+    def say(
+        self,
+        first: int,
+        what: str,
+        arguments: Mapping[str, Any] | None = None,
+        answer: Answer | None = None,
+    ) -> None:
+        """Take in something else, and what the mapper answered for it."""
         texts = tuple((name, text_of(value)) for name, value in (arguments or {}).items())
+        if answer is not None:
+            texts += answer.texts()
         told = "\0".join((what, *(f"{name}={text}" for name, text in texts)))
         self._add(Said(first, what, texts), told.encode("utf-8", "surrogatepass"))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from specinfer.runtime.agreement import Agreement
+from specinfer.runtime.answer import Answer
 from specinfer.runtime.dependence import DependenceAnalyzer, LaunchId
 from specinfer.runtime.errors import PoisonedError
 from specinfer.runtime.executor import Executor, Operation, ReplayingExecutor
@@ -59,10 +60,21 @@ class Stream:
                 self._analyzer.complete(finished)
         return id
 
-    def say(self, what: str, arguments: Mapping[str, Any] | None = None) -> None:
-        """Take in something that is no launch, and must be the same on all ranks."""
+    def say(
+        self,
+        what: str,
+        arguments: Mapping[str, Any] | None = None,
+        answer: Answer | None = None,
+    ) -> None:
+        """Take in something that is no launch, and must be the same on all ranks.
+
+        Args:
+            what: it is.
+            arguments: of it, by name.
+            answer: the mapper's, for it.
+        """
         if self.agreement is not None:
-            self.agreement.history.say(self.num_operations, what, arguments)
+            self.agreement.history.say(self.num_operations, what, arguments, answer)
         if self.observer is not None:
             self.observer.said(self.num_operations, what)
 

@@ -50,8 +50,10 @@ class Tracing:
         return self._stream.replayed
 
     def may_replay(self, name: str) -> bool:
-        """Whether the mapper lets a trace be replayed."""
-        return self._mapper.replays(name)
+        """Whether the mapper lets a trace be replayed; the same on all ranks."""
+        answer = self._mapper.replays(name)
+        self._stream.say(f"the mapper on replays of trace {name}", {"answer": answer})
+        return answer
 
     def begin_run(self, name: str, bucket: Hashable, parameters: Mapping[str, Any]) -> None:
         """Take in that a trace is run.

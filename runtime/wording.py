@@ -1,8 +1,8 @@
-"""Values, regions and places as text that is the same in every process, for ranks to compare."""
+"""Values and regions as text that is the same in every process, for ranks to compare."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import blake2b
@@ -11,16 +11,11 @@ from typing import Any
 from specinfer.runtime.arrays import bits
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.future import Future, FutureMap, Parameter
-from specinfer.runtime.lowering import Part
 from specinfer.runtime.partition import Partition, Projected, Projection
-from specinfer.runtime.placement import members
 from specinfer.runtime.region import Region, Subregion
 
 MARK = "\t"
 """Between the name of a region argument and what it is exactly; text of values has none."""
-
-PLACE = "where it runs"
-"""The name under which the mapper's answer is compared with the arguments."""
 
 _PLAIN = frozenset({int, float, bool, str, bytes, complex, type(None)})
 _LONG = 200
@@ -99,22 +94,6 @@ def _cut(text: str) -> str:
     if len(text) <= _LONG:
         return text
     return f"{text[: _LONG // 2]}... ({len(text)} characters, digest {digest_of(text)})"
-
-
-def fingerprint_of(parts: Sequence[Part]) -> bytes:
-    """What stands for the mapper's answer in digests."""
-    return blake2b(placement_text(parts).encode(), digest_size=8).digest()
-
-
-def placement_text(parts: Sequence[Part]) -> str:
-    """Where the parts of a launch run: the mapper's answer."""
-    described = []
-    for part in parts:
-        at = "it " if part.point.colour is None else f"point {part.point.colour} "
-        spaces = " ".join(f"{name}{space}" for name, space in part.spaces.items())
-        partial = f" parts of {','.join(sorted(part.partial))}" if part.partial else ""
-        described.append(f"{at}on ranks {members(part.ranks)} with {spaces}{partial}")
-    return "; ".join(described)
 
 
 def region_text(binding: Binding, name: str) -> str:

@@ -44,7 +44,7 @@ class MPIControl:
         """The few numbers of every rank, on all of them."""
         place = self._place
         place.visits += 1
-        place.at = "the exchange at the end of an iteration"
+        place.at = "the comparison with other ranks"
         try:
             self._send[:] = words
             self._comm.Allgather(self._send, self._receive)

@@ -124,16 +124,13 @@ def test_what_differs_between_ranks_is_named_within_the_iteration() -> None:
             step = p.runtime.trace("step", body)
             done = [p.runtime.launch(fill, x=p.y, value=n) for n in range(4)]
             p.read(p.y)
-            eval(action)
-            p.attempt("fence", p.runtime.fence)
+            p.attempt("it", lambda: (eval(action), p.runtime.fence()))
             p.runtime.close()
     """
     outcome = run(f"ACTIONS = {list(DIVERGENT)!r}\n" + dedent(program))
     said = same_on_all(outcome)
     for line, expected in zip(said, DIVERGENT.values(), strict=True):
-        assert line.startswith(
-            "fence raises DivergenceError: the ranks do not run the same program: "
-        )
+        assert line.startswith("it raises DivergenceError: the ranks do not run the same program: ")
         assert expected in line
 
 
@@ -147,8 +144,7 @@ def test_a_mapper_that_answers_differently_is_named() -> None:
 
         p = None
         p = Program(lambda machine: Uneven(line(2)))
-        p.runtime.index_launch(bump, 4, x=p.xs, by=1)
-        p.attempt("fence", p.runtime.fence)
+        p.attempt("it", lambda: p.runtime.index_launch(bump, 4, x=p.xs, by=1))
         p.runtime.close()
     """)
     (line,) = same_on_all(outcome)
@@ -157,6 +153,110 @@ def test_a_mapper_that_answers_differently_is_named() -> None:
         in (line)
     )
     assert "the mapper of rank 1 puts point 0 on ranks [1]" in line
+
+
+ANSWERS = {
+    "Uneven": (
+        "launch 0, bump(x=RW x.parts[ID], by=1): the mapper of rank 0 puts point 1 on ranks [0] "
+        "with x[1:2], the mapper of rank 1 puts point 1 on ranks [1] with x[1:2]"
+    ),
+    "Reading": (
+        "read(part=x): the mapper of rank 0 takes all-gather of 32 bytes of value, the mapper of "
+        "rank 1 takes all-gather of 32 bytes of value as messages"
+    ),
+    "Launching": (
+        "launch 1, copy(x=R x, y=WD y): the mapper of rank 0 takes all-gather of 32 bytes of "
+        "value, the mapper of rank 1 takes all-gather of 32 bytes of value as messages"
+    ),
+}
+
+
+def test_ranks_compare_answers_of_their_mappers_before_anything_moves() -> None:
+    program = """
+        from specinfer.runtime.mesh import line
+        from specinfer.runtime.partition import blocks
+
+        class Uneven(Mapper):
+            def shard(self, launch, point, number, count):
+                return int(number >= 2 - p.rank)
+        class Reading(Mapper):
+            def as_messages(self, kind, num_bytes):
+                return p.rank == 1
+        Launching = Reading
+
+        for name in NAMES:
+            p = None
+            p = Program(lambda machine: globals()[name](line(2)))
+            def body():
+                p.runtime.index_launch(bump, 4, x=p.xs, by=1)
+                if name == "Launching":
+                    p.runtime.launch(copy, x=p.x, y=p.y)
+                p.read(p.x)
+            p.attempt("it", body)
+            p.runtime.close()
+        p = Program()
+        parts = blocks(p.x, (3, 1) if p.rank else (2, 2))
+        p.attempt("it", lambda: (p.runtime.index_launch(bump, 2, x=parts, by=1), p.read(p.x)))
+    """
+    names = list(ANSWERS)
+    said = same_on_all(run(f"NAMES = {names!r}\n" + dedent(program)))
+    for line, expected in zip(said, ANSWERS.values(), strict=False):
+        assert line == (
+            f"it raises DivergenceError: the ranks do not run the same program: {expected}"
+        )
+    assert "launch 0, bump(x=..., by=1): x is RW x.parts[ID]: region 0" in said[-1]
+
+
+def test_a_mapper_that_lets_one_rank_replay_is_named() -> None:
+    (line,) = same_on_all(
+        run("""
+        from specinfer.runtime.mesh import line
+
+        class Replaying(Mapper):
+            def replays(self, trace):
+                return p.rank == 1
+
+        p = None
+        p = Program(lambda machine: Replaying(line(2)))
+        step = p.runtime.trace("step", lambda: p.runtime.launch(fill, x=p.y, value=1))
+        p.attempt("it", lambda: (step(), p.runtime.fence()))
+        p.runtime.close()
+    """)
+    )
+    assert line.endswith(
+        "the mapper on replays of trace step(answer=...): answer is False on rank 0 and True on "
+        "rank 1"
+    )
+
+
+def test_a_rank_that_agrees_where_another_reads_a_value_is_told() -> None:
+    (line,) = same_on_all(
+        run("""
+        p = Program()
+        made = p.runtime.launch(bump, x=p.x, by=1)
+        first, second = lambda: p.runtime.agree((7 + p.rank,)), made.get
+        p.attempt("it", lambda: (second(), first()) if p.rank else (first(), second()))
+        p.runtime.close()
+    """)
+    )
+    assert line == (
+        "it raises DivergenceError: the ranks do not run the same program: agree on rank 0 and "
+        "value(of=future of launch 0) on rank 1"
+    )
+
+
+def test_ranks_agree_on_the_value_of_the_first_unless_a_task_raised() -> None:
+    outcome = run("""
+        p = Program()
+        p.say(p.runtime.agree((7 + p.rank,)))
+        p.runtime.index_launch(fail, 4, x=p.xs, where=2)
+        p.attempt("agree", lambda: p.runtime.agree(p.rank))
+        p.attempt("agree", lambda: p.runtime.agree(p.rank))
+        p.runtime.close()
+    """)
+    first, second, third = same_on_all(outcome)
+    assert (first, third) == ("(7,)", "agree gives 0")
+    assert second.startswith("agree raises PoisonedError: launch 0, fail(")
 
 
 def test_ranks_that_run_the_same_program_never_differ() -> None:
@@ -320,9 +420,10 @@ def test_ranks_that_wait_for_each_other_are_ended_with_the_launch_that_differs()
     outcome = run(
         """
         p = Program()
-        p.runtime.index_launch(bump, 4, x=p.xs, by=1)
-        if p.rank == 0:
-            p.runtime.launch(copy, x=p.x, y=p.y)  # collects x
+        for turn in range(3):  # what comes again is not compared at once
+            p.runtime.index_launch(bump, 4, x=p.xs, by=1)
+            if p.rank == 0 or turn < 2:
+                p.runtime.launch(copy, x=p.x, y=p.y)  # collects x
         p.read(p.total)
         """,
         ranks=3,
@@ -330,9 +431,9 @@ def test_ranks_that_wait_for_each_other_are_ended_with_the_launch_that_differs()
     assert outcome.code == 70
     assert outcome.seconds < 20
     assert "specinfer: the ranks wait for each other in vain: the job is ended" in outcome.errors
-    assert "rank 0 was at launch 1, copy, in all-gather of x.value, " in outcome.errors
-    assert "rank 2 was at read, behind launch 0, in the exchange at the end" in outcome.errors
-    assert "launch 1, copy(x=R x, y=WD y) on rank 0 and read(part=total) on ranks 1, 2" in (
+    assert "rank 0 was at launch 5, copy, in all-gather of x.value, " in outcome.errors
+    assert "rank 2 was at read, behind launch 4, in the comparison with other" in outcome.errors
+    assert "launch 5, copy(x=R x, y=WD y) on rank 0 and read(part=total) on ranks 1, 2" in (
         outcome.errors
     )
     assert "Traceback" not in outcome.errors
@@ -351,7 +452,7 @@ def test_a_rank_that_ends_early_is_not_waited_for(ending: str) -> None:
     assert outcome.code == 70
     assert outcome.seconds < 20
     assert "rank 1 ended its program at launch 0, bump" in outcome.errors
-    assert "rank 0 was at read, behind launch 0, in all-gather of x.value" in outcome.errors
+    assert "rank 0 was at read, behind launch 0, in the comparison with other" in outcome.errors
 
 
 def test_a_rank_that_calculates_for_long_is_left_alone() -> None:
@@ -389,7 +490,7 @@ def test_a_killed_rank_ends_the_job_with_a_word_of_where_each_was() -> None:
     assert outcome.seconds < 20
     assert "specinfer: rank 1 (process " in outcome.errors
     assert ") was at launch 56, bump, when it was ended at " in outcome.errors
-    assert ") was at read, behind launch 56, in all-gather of x.value, when it was" in (
+    assert ") was at read, behind launch 56, in the comparison with other ranks, when it" in (
         outcome.errors
     )
 
@@ -398,8 +499,7 @@ def test_closing_after_errors_does_not_wait() -> None:
     outcome = run("""
         for turn in range(3):
             p = Program()
-            p.runtime.launch(scale, x=p.x, factor=p.rank)
-            p.attempt("fence", p.runtime.fence)
+            p.attempt("launch", lambda: p.runtime.launch(scale, x=p.x, factor=p.rank))
             if p.rank == turn % 2:
                 time.sleep(0.5)
             start = time.monotonic()
