@@ -151,10 +151,10 @@ def _mapper(
 ) -> YamlMapper:
     """The user's rules, then the models'."""
     given = read_yaml(Path(parallel.mapper)) if parallel.mapper else {}
-    if not isinstance(given, dict) or not isinstance(given.get("launches", []), list):
-        raise ConfigError(f"{parallel.mapper}: expected a mapping with a list `launches`")
+    if not isinstance(given, dict):
+        raise ConfigError(f"{parallel.mapper}: expected a mapping, got {given!r}")
     own = {"mesh": {AXIS: parallel.tensor}, "processors": list(processors)}
-    return YamlMapper(own | given | {"launches": [*given.get("launches", []), *rules]})
+    return YamlMapper(own | given, name=parallel.mapper or None, more=rules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,8 @@ class YamlMapper(Mapper):
 
     Args:
         source: path of a YAML file, or what one holds.
+        name: what messages call the source; by default its path, if it has one.
+        more: rules for launches that none of the source's fits.
 
     Raises:
         ConfigError: a file that cannot be read, or a key or value that cannot be used.
@@ -132,10 +134,16 @@ class YamlMapper(Mapper):
     ('tensor=2', 1)
     """
 
-    def __init__(self, source: str | Path | Mapping[str, Any]) -> None:
-        data, where = (source, "mapper")
+    def __init__(
+        self,
+        source: str | Path | Mapping[str, Any],
+        *,
+        name: str | None = None,
+        more: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        data, where = source, name or "mapper"
         if isinstance(source, str | Path):
-            data, where = read_yaml(Path(source)), str(source)
+            data, where = read_yaml(Path(source)), name or str(source)
         given = _mapping(data, where)
         _known(given, KEYS, where)
         processors = given.get("processors", ["cpu"])
@@ -145,6 +153,9 @@ class YamlMapper(Mapper):
         self.rules = tuple(
             _rule(rule, f"{where}.launches[{i}]", self.mesh)
             for i, rule in enumerate(_list(given.get("launches", []), f"{where}.launches"))
+        )
+        self.rules += tuple(
+            _rule(rule, f"the program's launches[{i}]", self.mesh) for i, rule in enumerate(more)
         )
         self._points = _points(given.get("points", POINTS[0]), f"{where}.points")
         messages = given.get("messages", False)

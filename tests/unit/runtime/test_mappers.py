@@ -211,6 +211,24 @@ def test_refuses_what_it_cannot_use(data: dict[str, Any], message: str) -> None:
         YamlMapper({"mesh": {"tensor": 2}, **data})
 
 
+def test_names_the_source_of_its_rules(tmp_path: Path) -> None:
+    rules = {"mesh": {"tensor": 2}, "launches": [{"task": "a", "rank": 2}]}
+    with pytest.raises(ConfigError, match=r"^here\.yaml\.launches\[0\]\.rank is 2, but the mesh"):
+        YamlMapper(rules, name="here.yaml")
+    path = tmp_path / "file.yaml"
+    path.write_text("launches: [{task: a, rank: 2}]")
+    with pytest.raises(ConfigError, match=r"file\.yaml\.launches\[0\]\.rank is 2"):
+        YamlMapper(path)
+
+
+def test_rules_of_the_program_come_behind_those_of_the_source() -> None:
+    more = [{"task": "a*", "rank": 0}, {"task": "b", "rank": 0}]
+    mapper = YamlMapper({"mesh": {"tensor": 2}, "launches": [{"task": "a", "rank": 1}]}, more=more)
+    assert [(rule.task, rule.rank) for rule in mapper.rules] == [("a", 1), ("a*", 0), ("b", 0)]
+    with pytest.raises(ConfigError, match=r"^the program's launches\[1\]\.rank is 2"):
+        YamlMapper({"mesh": {"tensor": 2}}, more=[more[0], {"task": "b", "rank": 2}])
+
+
 def test_names_the_rule_and_the_launch_that_do_not_fit() -> None:
     mapper = mapper_of(launches=[{"task": "linear", "divide": "heads", "over": "tensor"}])
     with pytest.raises(ConfigError, match=r"launches\[0\]: divides linear\(.*'heads', expected"):

@@ -93,3 +93,22 @@ def test_a_mapper_may_have_several_memories(folder: Path, tmp_path: Path) -> Non
     memories = llm._compiled.runtime.memories
     assert [name for name, _ in memories["cache"].holders] == ["llama.kv"]
     assert memories["cpu"].used > memories["cache"].used
+
+
+@pytest.mark.usefixtures("_reads_no_weights")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("launches: [{task: argmax, rank: 1}]", r"launches\[0\]\.rank is 1, but the mesh"),
+        ("launches: 3", "launches: expected a list, got 3"),
+        ("rules: []", "rules: unknown key"),
+        ("[1, 2]", r"expected a mapping, got \[1, 2\]"),
+    ],
+)
+def test_a_mapper_that_cannot_be_used_is_named(
+    folder: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    mapper = tmp_path / "rules.yaml"
+    mapper.write_text(text)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(mapper))}(\.|: ){message}"):
+        LLM(folder).compile(batch=BATCH, parallel=ParallelConfig(mapper=str(mapper)))
