@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from unit.runtime.setups import MAKERS, everywhere, later, on_ranks
+from unit.runtime.setups import MAKERS, everywhere, on_ranks
 
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.dependence import Requirement
@@ -62,170 +63,144 @@ def add_up(x: Ints, total: Ints) -> None:
     total += x.sum()
 
 
+@pytest.fixture(params=[kind for kind in MAKERS if kind != "serial"])
+def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
+    """One that tells of failures at the next wait."""
+    with MAKERS[request.param]() as runtime:
+        yield runtime
+
+
 def vector(runtime: Runtime, name: str = "x") -> Region:
     return runtime.region(name, (8,), {"value": "int64"})
+
+
+def take_error(runtime: Runtime, told: str | None = None) -> None:
+    with pytest.raises(PoisonedError, match=told):
+        runtime.fence()
+
+
+def spoilt(runtime: Runtime, name: str = "x") -> Region:
+    """A region that was never made: a task raised, which was told."""
+    x = vector(runtime, name)
+    runtime.launch(fail, x=x)
+    take_error(runtime)
+    return x
 
 
 def interval(low: int, high: int) -> IndexSpace:
     return IndexSpace((low,), (high,))
 
 
-@later
-def test_the_next_wait_raises_with_the_task_and_its_error(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        runtime.launch(fail, x=vector(runtime))
-        with pytest.raises(PoisonedError, match=r"^fail\(x=RW x\) raised ArithmeticError: no such"):
-            runtime.fence()
+def test_the_next_wait_raises_with_the_task_and_its_error(runtime: Runtime) -> None:
+    runtime.launch(fail, x=vector(runtime))
+    take_error(runtime, r"^fail\(x=RW x\) raised ArithmeticError: no such")
 
 
-@later
-def test_the_original_error_is_the_cause(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        runtime.launch(fail, x=vector(runtime))
-        with pytest.raises(PoisonedError) as raised:
-            runtime.fence()
-        assert isinstance(raised.value.__cause__, ArithmeticError)
-
-
-@later
-def test_it_is_raised_once_and_then_by_those_who_read_the_data(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x = vector(runtime)
-        runtime.launch(fail, x=x)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
+def test_the_original_error_is_the_cause(runtime: Runtime) -> None:
+    runtime.launch(fail, x=vector(runtime))
+    with pytest.raises(PoisonedError) as raised:
         runtime.fence()
-        for _ in range(2):
-            with pytest.raises(PoisonedError, match=r"^x was never made: fail\(x=RW x\) raised"):
-                runtime.read(x)
+    assert isinstance(raised.value.__cause__, ArithmeticError)
 
 
-@later
-def test_what_reads_the_data_is_not_run_and_neither_is_what_reads_that(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x, y, z = (vector(runtime, name) for name in "xyz")
-        runtime.launch(fail, x=x)
-        runtime.launch(copy, x=x, y=y)
-        runtime.launch(copy, x=y, y=z)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        with pytest.raises(PoisonedError, match=r"z was never made: fail\(x=RW x\) raised"):
-            runtime.read(z)
-
-
-@later
-def test_what_does_not_depend_on_it_runs(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x, y = vector(runtime, "x"), vector(runtime, "y")
-        runtime.launch(fail, x=x.rows(0, 4))
-        runtime.launch(increment, x=x.rows(4, 8))
-        runtime.launch(increment, x=y)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        assert runtime.read(x.rows(4, 8)).tolist() == [1, 1, 1, 1]
-        assert runtime.read(y).tolist() == [1] * 8
-
-
-@later
-def test_data_that_are_overwritten_are_whole_again(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x = vector(runtime)
-        runtime.launch(fail, x=x)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        runtime.launch(clear, x=x)
-        runtime.launch(increment, x=x)
-        assert runtime.read(x).tolist() == [1] * 8
-
-
-@later
-def test_points_that_are_overwritten_are_whole_again_the_others_not(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x = vector(runtime)
-        runtime.launch(fail, x=x)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        runtime.launch(clear, x=x.rows(0, 4))
-        assert runtime.read(x.rows(0, 4)).tolist() == [0, 0, 0, 0]
-        with pytest.raises(PoisonedError, match=r"x\[4:8\] was never made"):
-            runtime.read(x.rows(4, 8))
-
-
-@later
-def test_what_is_read_and_written_is_not_made_whole(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x = vector(runtime)
-        runtime.launch(fail, x=x)
-        runtime.launch(increment, x=x)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        with pytest.raises(PoisonedError, match="x was never made"):
+def test_it_is_raised_once_and_then_by_those_who_read_the_data(runtime: Runtime) -> None:
+    x = spoilt(runtime)
+    runtime.fence()
+    for _ in range(2):
+        with pytest.raises(PoisonedError, match=r"^x was never made: fail\(x=RW x\) raised"):
             runtime.read(x)
 
 
-@later
-def test_a_point_that_raised_does_not_stop_the_others(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x = vector(runtime)
-        futures = runtime.index_launch(fail_at_one, 4, x=equal(x, 4), point=ID)
-        with pytest.raises(PoisonedError, match=r"fail_at_one\(.*\) at point 1 raised Arithmetic"):
-            runtime.fence()
-        assert [futures[point].get() for point in (0, 2, 3)] == [0, 2, 3]
-        with pytest.raises(PoisonedError, match="no such number"):
-            futures[1].get()
-        assert runtime.read(x.rows(4, 8)).tolist() == [1, 1, 1, 1]
-        with pytest.raises(PoisonedError, match=r"x\[2:4\] was never made"):
-            runtime.read(x.rows(2, 4))
+def test_what_reads_the_data_is_not_run_and_neither_is_what_reads_that(runtime: Runtime) -> None:
+    x, y, z = (vector(runtime, name) for name in "xyz")
+    runtime.launch(fail, x=x)
+    runtime.launch(copy, x=x, y=y)
+    runtime.launch(copy, x=y, y=z)
+    take_error(runtime)
+    with pytest.raises(PoisonedError, match=r"z was never made: fail\(x=RW x\) raised"):
+        runtime.read(z)
 
 
-@later
-def test_a_reduction_that_raised_spoils_the_total(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        total = vector(runtime, "total")
-        runtime.launch(fail_to_add, total=total)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        with pytest.raises(PoisonedError, match="total was never made"):
-            runtime.read(total)
+def test_what_does_not_depend_on_it_runs(runtime: Runtime) -> None:
+    x, y = vector(runtime, "x"), vector(runtime, "y")
+    runtime.launch(fail, x=x.rows(0, 4))
+    runtime.launch(increment, x=x.rows(4, 8))
+    runtime.launch(increment, x=y)
+    take_error(runtime)
+    assert runtime.read(x.rows(4, 8)).tolist() == [1, 1, 1, 1]
+    assert runtime.read(y).tolist() == [1] * 8
 
 
-@later
-def test_a_reduction_to_spoilt_data_does_not_make_them_whole(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x, total = vector(runtime, "x"), vector(runtime, "total")
-        runtime.launch(fail, x=total)
-        runtime.launch(add_up, x=x, total=total)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        with pytest.raises(PoisonedError, match="total was never made"):
-            runtime.read(total)
+def test_data_that_are_overwritten_are_whole_again(runtime: Runtime) -> None:
+    x = spoilt(runtime)
+    runtime.launch(clear, x=x)
+    runtime.launch(increment, x=x)
+    assert runtime.read(x).tolist() == [1] * 8
 
 
-@later
-def test_of_several_failures_one_is_raised(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x, y = vector(runtime, "x"), vector(runtime, "y")
-        runtime.launch(fail, x=x)
-        runtime.launch(fail, x=y)
-        with pytest.raises(PoisonedError, match=r"fail\(x=RW [xy]\)"):
-            runtime.fence()
-        runtime.fence()
-        for region in (x, y):
-            with pytest.raises(PoisonedError, match=f"{region.name} was never made"):
-                runtime.read(region)
+def test_points_that_are_overwritten_are_whole_again_the_others_not(runtime: Runtime) -> None:
+    x = spoilt(runtime)
+    runtime.launch(clear, x=x.rows(0, 4))
+    assert runtime.read(x.rows(0, 4)).tolist() == [0, 0, 0, 0]
+    with pytest.raises(PoisonedError, match=r"x\[4:8\] was never made"):
+        runtime.read(x.rows(4, 8))
 
 
-@later
-def test_memory_attached_anew_is_whole(kind: str) -> None:
-    with MAKERS[kind]() as runtime:
-        x = vector(runtime)
-        runtime.launch(fail, x=x)
-        with pytest.raises(PoisonedError):
-            runtime.fence()
-        runtime.attach(x, "value", np.arange(8))
-        assert runtime.read(x).tolist() == list(range(8))
-        runtime.launch(increment, x=x)
-        assert runtime.read(x.rows(0, 1)).tolist() == [1]
+def test_what_is_read_and_written_is_not_made_whole(runtime: Runtime) -> None:
+    x = vector(runtime)
+    runtime.launch(fail, x=x)
+    runtime.launch(increment, x=x)
+    take_error(runtime)
+    with pytest.raises(PoisonedError, match="x was never made"):
+        runtime.read(x)
+
+
+def test_a_point_that_raised_does_not_stop_the_others(runtime: Runtime) -> None:
+    x = vector(runtime)
+    futures = runtime.index_launch(fail_at_one, 4, x=equal(x, 4), point=ID)
+    take_error(runtime, r"fail_at_one\(.*\) at point 1 raised Arithmetic")
+    assert [futures[point].get() for point in (0, 2, 3)] == [0, 2, 3]
+    with pytest.raises(PoisonedError, match="no such number"):
+        futures[1].get()
+    assert runtime.read(x.rows(4, 8)).tolist() == [1, 1, 1, 1]
+    with pytest.raises(PoisonedError, match=r"x\[2:4\] was never made"):
+        runtime.read(x.rows(2, 4))
+
+
+def test_a_reduction_that_raised_spoils_the_total(runtime: Runtime) -> None:
+    total = vector(runtime, "total")
+    runtime.launch(fail_to_add, total=total)
+    take_error(runtime)
+    with pytest.raises(PoisonedError, match="total was never made"):
+        runtime.read(total)
+
+
+def test_a_reduction_to_spoilt_data_does_not_make_them_whole(runtime: Runtime) -> None:
+    x, total = vector(runtime, "x"), vector(runtime, "total")
+    runtime.launch(fail, x=total)
+    runtime.launch(add_up, x=x, total=total)
+    take_error(runtime)
+    with pytest.raises(PoisonedError, match="total was never made"):
+        runtime.read(total)
+
+
+def test_of_several_failures_one_is_raised(runtime: Runtime) -> None:
+    x, y = vector(runtime, "x"), vector(runtime, "y")
+    runtime.launch(fail, x=x)
+    runtime.launch(fail, x=y)
+    take_error(runtime, r"fail\(x=RW [xy]\)")
+    runtime.fence()
+    for region in (x, y):
+        with pytest.raises(PoisonedError, match=f"{region.name} was never made"):
+            runtime.read(region)
+
+
+def test_memory_attached_anew_is_whole(runtime: Runtime) -> None:
+    x = spoilt(runtime)
+    runtime.attach(x, "value", np.arange(8))
+    assert runtime.read(x).tolist() == list(range(8))
+    runtime.launch(increment, x=x)
+    assert runtime.read(x.rows(0, 1)).tolist() == [1]
 
 
 def test_a_failure_is_carried_to_where_the_data_are_sent() -> None:
@@ -233,8 +208,7 @@ def test_a_failure_is_carried_to_where_the_data_are_sent() -> None:
     x, y = vector(runtime, "x"), vector(runtime, "y")
     runtime.index_launch(fail_at_one, 2, x=equal(x, 2), point=ID)
     runtime.launch(copy, x=x.rows(4, 8), y=y.rows(0, 4))  # the data come from the second rank
-    with pytest.raises(PoisonedError, match="at point 1 raised"):
-        runtime.fence()
+    take_error(runtime, "at point 1 raised")
     with pytest.raises(PoisonedError, match=r"y\[0:4\] was never made"):
         runtime.read(y.rows(0, 4))
 
