@@ -205,7 +205,7 @@ DEFERRED = (Future, FutureMap, Parameter)
 """Values that are known only when a task runs."""
 
 LATE = frozenset({*DEFERRED, Projection})
-"""Kinds of values that stand for others: a launch takes them as arguments, but not inside of one."""
+"""Kinds of values that stand for others: arguments of launches, but not inside of an argument."""
 
 LOOKED_INTO = frozenset({tuple, list, dict, set, frozenset})
 """Kinds of values that may hold some of those by mistake."""

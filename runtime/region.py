@@ -89,7 +89,7 @@ class Region:
     def __init__(self, id: int, name: str, shape: tuple[int, ...], fields: Mapping[str, Any]):
         if not fields or not isinstance(fields, Mapping):
             raise LaunchError(
-                f"region {name}: expected at least one field, by name, with its type, got {fields!r}"
+                f"region {name}: expected at least one field, by name with its type, got {fields!r}"
             )
         self.id = id
         self.name = name

@@ -239,7 +239,7 @@ def test_a_type_that_nobody_knows(dtype: Any) -> None:
 
 @pytest.mark.parametrize("fields", ["int64", ["value"], {}])
 def test_fields_that_are_none(fields: Any) -> None:
-    with pytest.raises(LaunchError, match="region x: expected at least one field, by name"):
+    with pytest.raises(LaunchError, match="region x: expected at least one field, by name with"):
         Runtime().region("x", (4,), fields)
 
 
