@@ -38,7 +38,7 @@ from specinfer.runtime.placement import (
 from specinfer.runtime.region import FieldKey, Region, Subregion
 
 REMEMBERED = 32768
-"""Lowered launches that are kept: those used last."""
+"""Lowered launches that are kept, and states of fields: those used last."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +105,7 @@ class Distributor:
         self._everyone = (1 << machine.num_ranks) - 1
         self._states: dict[FieldKey, FieldState] = {}
         self._known: OrderedDict[tuple[object, ...], Share] = OrderedDict()
-        self._known_states: dict[FieldState, FieldState] = {}
+        self._known_states: OrderedDict[FieldState, FieldState] = OrderedDict()
 
     @property
     def states(self) -> Mapping[FieldKey, FieldState]:
@@ -182,8 +182,16 @@ class Distributor:
         self._states.update(states)
 
     def _same(self, state: FieldState) -> FieldState:
-        """One object for equal states, so that they are compared by identity."""
-        return self._known_states.setdefault(state, state)
+        """One object for equal states, so that they are compared by identity.
+
+        A state that was forgotten while it is still used is only taken for another one: what is
+        remembered for it is found out anew.
+        """
+        known = self._known_states.setdefault(state, state)
+        self._known_states.move_to_end(known)
+        if len(self._known_states) > REMEMBERED:
+            self._known_states.popitem(last=False)
+        return known
 
     def _make(self, binding: Binding, before: tuple[FieldState, ...], *, keeps: bool) -> Share:
         processors = self._mapper.processors(binding)

@@ -27,6 +27,10 @@ TIMES = 3
 """Repetitions that make a loop."""
 
 
+MOST_TOLD = 32768
+"""Launches of loops that were told; beyond these a loop may be told again."""
+
+
 class LoopWatch:
     """Is told every launch outside of traces."""
 
@@ -48,7 +52,7 @@ class LoopWatch:
         if period is None or not self._told.isdisjoint(self._seen[-period:]):
             return
         loop = self._seen[-period:]
-        self._told.update(loop)
+        self._told = set(loop) if len(self._told) > MOST_TOLD else self._told.union(loop)
         logger.warning(
             "%d launches, from %s to %s, have come %d times in a row without a trace: "
             "Runtime.trace would replay them without analysis",

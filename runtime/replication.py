@@ -20,8 +20,12 @@ from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.divergence import Told
 from specinfer.runtime.future import Future, FutureMap
 from specinfer.runtime.index_space import ONE
+from specinfer.runtime.partition import Projection
 from specinfer.runtime.privilege import WD, R
-from specinfer.runtime.wording import region_text, text_of
+from specinfer.runtime.wording import projected_text, region_text, text_of
+
+REMEMBERED = 32768
+"""Texts of launches' regions and projections that are kept: those made last."""
 
 RECENT = 256
 """Entries that are kept although all ranks agree on them: to tell where a rank is."""
@@ -156,6 +160,7 @@ class History:
         self._launch: int | None = None  # the last one
         self._running = blake2b(digest_size=8)
         self._bindings: dict[Binding, tuple[bytes, tuple[str, ...]]] = {}
+        self._projected: dict[tuple[Binding, Projection], str] = {}
 
     @property
     def digest(self) -> int:
@@ -181,13 +186,17 @@ class History:
         known = self._bindings.get(binding)
         if known is None:
             known = self._bindings[binding] = _binding_key(binding)
+            _forget_oldest(self._bindings)
         key, names = known
         given: tuple[Future | FutureMap, ...] = ()
         texts: tuple[str, ...] = ()
         if names:
             values = [arguments[name] for name in names]
             texts = tuple(
-                [repr(v) if type(v) in (int, float, bool) else text_of(v) for v in values]
+                [
+                    repr(v) if type(v) in (int, float, bool) else self._text(binding, v)
+                    for v in values
+                ]
             )
             given = tuple([v for v in values if isinstance(v, (Future, FutureMap))])
             key += "\0".join(texts).encode("utf-8", "surrogatepass")
@@ -202,6 +211,17 @@ class History:
         self._launch = launch
         self._add(entry, key)
         return entry
+
+    def _text(self, binding: Binding, value: Any) -> str:
+        if type(value) is not Projection:
+            return text_of(value)
+        text = self._projected.get((binding, value))
+        if text is None:
+            text = self._projected[binding, value] = projected_text(
+                value, (point.colour for point in binding.points)
+            )
+            _forget_oldest(self._projected)
+        return text
 
     def placed(self, answer: Answer | None, fingerprint: bytes) -> None:
         """Take in what the mapper answered for the last launch, and the answer's fingerprint."""
@@ -258,6 +278,11 @@ class History:
         if isinstance(entries[0], Launched) or launch is None:
             return f"at {what}"
         return f"at {what}, behind launch {launch}"
+
+
+def _forget_oldest(known: dict[Any, Any]) -> None:
+    if len(known) > REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _binding_key(binding: Binding) -> tuple[bytes, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import blake2b
@@ -11,11 +11,12 @@ from typing import Any
 from specinfer.runtime.arrays import bits
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.future import Future, FutureMap, Parameter
-from specinfer.runtime.partition import Partition, Projected, Projection
+from specinfer.runtime.partition import Colour, Partition, Projected, Projection
 from specinfer.runtime.region import Region, Subregion
 
 MARK = "\t"
-"""Between the name of a region argument and what it is exactly; text of values has none."""
+"""Between the name of a region argument or projection, and what it is exactly; text of other values
+has none."""
 
 _PLAIN = frozenset({int, float, bool, str, bytes, complex, type(None)})
 _LONG = 200
@@ -94,6 +95,16 @@ def _cut(text: str) -> str:
     if len(text) <= _LONG:
         return text
     return f"{text[: _LONG // 2]}... ({len(text)} characters, digest {digest_of(text)})"
+
+
+def projected_text(projection: Projection, points: Iterable[Colour | None]) -> str:
+    """A projection that is a value, as text: its name, and what it gives for each point.
+
+    >>> projected_text(Projection("half", lambda point: point // 2), range(4))
+    'half\\t(0, 0, 1, 1)'
+    """
+    given = tuple(projection.colour(point) for point in points)
+    return f"{projection}{MARK}{text_of(given)}"
 
 
 def region_text(binding: Binding, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from specinfer.runtime import loops
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.loops import EVERY, SHORTEST, find_period
 from specinfer.runtime.privilege import RW
@@ -46,6 +47,14 @@ def test_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "specinfer.runtime"):
         run(Runtime(), 64, 5 * EVERY // 64)
     assert len(caplog.messages) == 1
+
+
+def test_loops_that_were_told_are_forgotten_some_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "MOST_TOLD", 100)
+    runtime = Runtime()
+    for _ in range(4):
+        run(runtime, 64, 2 * EVERY // 64)
+    assert 64 <= len(runtime._loops._told) <= 128
 
 
 @pytest.mark.parametrize(("length", "traced"), [(64, True), (SHORTEST // 2 - 1, False)])

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from unit.runtime.setups import Listing, on_ranks
 
+from specinfer.runtime import distributor
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import LaunchError, MapperError
@@ -452,3 +453,17 @@ def test_on_one_rank_no_mapper_is_asked() -> None:
         x = vector(runtime)
         runtime.launch(increment, x=x)
         assert runtime.read(x).tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_remembered_of_launches_and_states_has_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributor, "REMEMBERED", 2)
+    runtime = Runtime(machine=SimulatedRanks(2))
+    x = runtime.region("x", (12,), {"value": "int64"})
+    step = runtime.trace("step", lambda: runtime.index_launch(increment, 12, x=equal(x, 12)))
+    for count in range(1, 13):
+        runtime.index_launch(increment, count, x=equal(x, count))
+        step()
+    assert len(runtime._distributor._known) == len(runtime._distributor._known_states) == 2
+    np.testing.assert_array_equal(runtime.read(x), np.full(12, 24))

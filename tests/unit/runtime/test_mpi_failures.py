@@ -108,6 +108,9 @@ DIVERGENT = {
     "step(k=1) if p.rank else body(k=1)": (
         "launch 4, fill(x=WD y, value=1) on rank 0 and trace step(bucket=(), k=1) on rank 1"
     ),
+    "p.runtime.index_launch(bump, 2, x=p.xs, by=Projection('p', lambda n: n + p.rank))": (
+        "bump(x=RW x.parts[ID], by=...): by is p: (0, 1) on rank 0 and p: (1, 2) on rank 1"
+    ),
     "p.runtime.launch(scale, x=p.x, factor=done[p.rank])": (
         "factor is future of launch 0 on rank 0 and future of launch 1 on rank 1"
     ),
@@ -116,6 +119,7 @@ DIVERGENT = {
 
 def test_what_differs_between_ranks_is_named_within_the_iteration() -> None:
     program = """
+        from specinfer.runtime.partition import Projection
         from specinfer.runtime.task import Task
         copy_of_fill = Task("other", fill.privileges, fill.parameters, fill.variants, is_pure=True)
         for action in ACTIONS:

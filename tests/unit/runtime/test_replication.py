@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from specinfer.runtime import replication
 from specinfer.runtime.aftermath import Spot, spread
 from specinfer.runtime.binding import bind_index, bind_single
 from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.divergence import first_difference
 from specinfer.runtime.future import Future, Parameter
-from specinfer.runtime.partition import equal, points
+from specinfer.runtime.partition import Projection, equal, points
 from specinfer.runtime.poison import PoisonedData
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.region import Region
@@ -201,6 +202,33 @@ def test_partitions_of_the_same_name_are_told_apart() -> None:
     found = difference(*histories)
     assert found is not None
     assert found.startswith("launch 0, scale(x=..., factor=1): x is")
+
+
+def test_projections_that_are_values_are_told_apart_by_what_they_give() -> None:
+    def projected(colour: Callable[[int], int]) -> History:
+        history = History()
+        arguments = {"x": equal(LINE, 4), "factor": Projection("p", colour)}
+        history.launch(0, 0, bind_index(scale, points(4), arguments), arguments)
+        return history
+
+    one, same, other = (projected(f) for f in (lambda n: n, lambda n: n + 0, lambda n: 3 - n))
+    assert one.digest == same.digest != other.digest
+    assert difference(one, other) == (
+        "launch 0, scale(x=RW line.parts[ID], factor=...): factor is p: (0, 1, 2, 3) on rank 0 and "
+        "p: (3, 2, 1, 0) on rank 1"
+    )
+
+
+def test_what_is_remembered_does_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication, "REMEMBERED", 3)
+    history, digests = History(), set()
+    for size in range(1, 9):
+        region = Region(0, "r", (size,), {"value": "int64"})
+        arguments = {"x": equal(region, 1), "factor": Projection("p", lambda n: n)}
+        history.launch(0, 0, bind_index(scale, points(1), arguments), arguments)
+        digests.add(history.digest)
+    assert len(digests) == 8
+    assert len(history._bindings) == len(history._projected) == 3
 
 
 def test_another_task_is_named() -> None:
