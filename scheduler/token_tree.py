@@ -8,7 +8,7 @@ definition 3.2): the merged tree holds every path of every tree, once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,27 @@ class Proposal:
     Attributes:
         drafter: number of the speculator.
         order: the how-manieth of its proposals at this parent it was.
+        row: of the tree's ``rows``, the probabilities that it was drawn from; None: it was certain.
     """
 
     drafter: int
     order: int
+    row: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A proposal at a node, as a verifier tries it: the same child may be tried more than once.
+
+    Attributes:
+        node: the child.
+        drafter: number of the speculator.
+        row: the probabilities that it was drawn from; None: it was certain.
+    """
+
+    node: int
+    drafter: int
+    row: int | None
 
 
 @dataclass(slots=True)
@@ -38,7 +55,9 @@ class TokenTree:
         parents: parent of each node, before the node itself; -1 for the root.
         depths: distance of each node from the root.
         log_probs: the drafter's natural log-probability of the path to each node; 0 where unknown.
-        proposals: who proposed each node, in the order they did; filled by :func:`merge`.
+        proposals: who proposed each node, in the order they did. A drafter notes those that it drew
+            at random; :func:`merge` fills in the others.
+        rows: processed probabilities (vocabulary,) that proposals were drawn from.
 
     >>> tree = TokenTree(5)
     >>> left = tree.add(0, 7)
@@ -52,11 +71,13 @@ class TokenTree:
     depths: list[int] = field(init=False)
     log_probs: list[float] = field(init=False)
     proposals: list[list[Proposal]] = field(init=False)
+    rows: list[NDArray[np.float64]] = field(init=False, repr=False)
     _children: list[dict[int, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.tokens, self.parents, self.depths = [self.root], [-1], [0]
         self.log_probs, self.proposals, self._children = [0.0], [[]], [{}]
+        self.rows = []
 
     def __len__(self) -> int:
         """Nodes, the root among them."""
@@ -92,6 +113,19 @@ class TokenTree:
     def children(self, node: int) -> list[int]:
         """The children of ``node``, in the order they were added."""
         return list(self._children[node].values())
+
+    def trials(self, node: int) -> list[Trial]:
+        """The proposals at ``node``: drafter by drafter, in the order of their draws.
+
+        A child without a proposal is one that was certain.
+        """
+        found = [
+            (proposal.drafter, proposal.order, child, proposal.row)
+            for child in self._children[node].values()
+            for proposal in self.proposals[child] or [Proposal(0, child)]
+        ]
+        found.sort(key=lambda trial: trial[:2])
+        return [Trial(child, drafter, row) for drafter, _, child, row in found]
 
     def path(self, node: int) -> list[int]:
         """The tokens from the root to ``node``."""
@@ -133,11 +167,18 @@ def merge(trees: Sequence[TokenTree]) -> TokenTree:
     merged = TokenTree(trees[0].root)
     for drafter, tree in enumerate(trees):
         node_of, num_children = [0], [0] * len(tree)
+        first_row = len(merged.rows)
+        merged.rows += tree.rows
         for node in range(1, len(tree)):
             parent = tree.parents[node]
-            proposal = Proposal(drafter, num_children[parent])
+            proposals = [
+                replace(
+                    drawn, drafter=drafter, row=None if drawn.row is None else first_row + drawn.row
+                )
+                for drawn in tree.proposals[node]
+            ] or [Proposal(drafter, num_children[parent])]
             num_children[parent] += 1
             node_of.append(
-                merged.add(node_of[parent], tree.tokens[node], tree.log_probs[node], [proposal])
+                merged.add(node_of[parent], tree.tokens[node], tree.log_probs[node], proposals)
             )
     return merged
