@@ -239,7 +239,7 @@ class Runtime:
         Args:
             task: what to run.
             predicate: a future truth; if it is false the task does not run.
-            otherwise: what its future gives then.
+            otherwise: what its future gives then; None in any case if the task is `-> None`.
             arguments: subregions and values, by parameter; a value may be a future.
 
         Raises:

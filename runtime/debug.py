@@ -11,6 +11,8 @@ Refused, with the place of the launch in the user's program:
 * a task that writes beside the points that it was given, in the same memory;
 * a task that launches tasks, or waits: tasks are leaves.
 
+That a task with ``Reduce`` only folds is not checked: one that assigns instead passes on one rank.
+
 Operations run one at a time. It costs copies of all memory that a task may change, and of what it
 reads; it is for finding bugs.
 """
