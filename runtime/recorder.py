@@ -13,7 +13,7 @@ from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
 from specinfer.runtime.replication import Launched
-from specinfer.runtime.trace import Issued, Recording, exactly
+from specinfer.runtime.trace import PLAIN, Issued, Recording, exactly
 
 
 class Recorder:
@@ -62,12 +62,14 @@ class Recorder:
 
     def _comparable(self, value: Any) -> Hashable:
         """What must be the same in the next run."""
+        if type(value) in PLAIN:  # as a rule
+            return exactly(value)
         if isinstance(value, Future):
             if value in self.results:
                 return "result", self.results.index(value)
             return "future from before the trace", id(value)
         if isinstance(value, FutureMap | tuple):
             return tuple(self._comparable(inside) for inside in value)
-        if isinstance(value, Number | str | bytes | None):
+        if isinstance(value, Number | str | bytes):
             return exactly(value)
         return id(value)

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 from specinfer.runtime.dependence import DependenceAnalyzer
 from specinfer.runtime.errors import TraceError
 from specinfer.runtime.executor import Operation
-from specinfer.runtime.future import Future, Parameter, late_in
+from specinfer.runtime.future import LATE, LOOKED_INTO, Future, Parameter, late_in
 from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.region import FieldKey
@@ -39,7 +39,11 @@ TEMPLATES = 16
 """Templates that a trace keeps unless told otherwise: those used last."""
 
 
-def exactly(value: Any) -> Any:
+PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+"""Kinds of values that hold no others."""
+
+
+def exactly(value: Any) -> Hashable:
     """What stands for a plain value, and is equal only where the value is the same.
 
     Python takes ``1``, ``1.0`` and ``True`` for equal, as it does ``0.0`` and ``-0.0``; a task may
@@ -48,13 +52,16 @@ def exactly(value: Any) -> Any:
     >>> exactly(1) == exactly(True), exactly((0.0,)) == exactly((-0.0,)), exactly("a")
     (False, False, (<class 'str'>, 'a'))
     """
+    kind = type(value)
+    if kind in PLAIN and (value or kind is not float):  # as a rule
+        return kind, value
     if isinstance(value, tuple):
-        return type(value), tuple(map(exactly, value))
+        return kind, tuple(map(exactly, value))
     if isinstance(value, frozenset):
-        return type(value), frozenset(map(exactly, value))
-    if isinstance(value, float | complex):
-        return type(value), repr(value)
-    return type(value), value
+        return kind, frozenset(map(exactly, value))
+    if isinstance(value, (float, complex)):
+        return kind, repr(value)
+    return kind, value
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +272,7 @@ class Trace:
             TraceError: the body reads something, a parameter is or holds a future, or a bucket
                 cannot be hashed; in strict mode also a run that is no replay.
         """
-        key = (exactly(bucket), tuple(sorted(parameters)), self._host.epoch)
+        key = (tuple(map(exactly, bucket)), tuple(sorted(parameters)), self._host.epoch)
         try:
             templates = self._templates.get(key, ())
         except TypeError as error:
@@ -274,8 +281,9 @@ class Trace:
                 "hashed, such as numbers, texts and tuples of them"
             ) from None
         for name, value in parameters.items():
-            late = late_in((value,))
-            if late is not None:
+            kind = type(value)
+            if kind in LATE or (kind in LOOKED_INTO and late_in(value) is not None):
+                late = value if kind in LATE else late_in(value)
                 is_in = "is" if late is value else f"is {short(value)} with"
                 raise TraceError(
                     f"trace {self.name}: parameter {name} {is_in} a {type(late).__name__.lower()}, "
