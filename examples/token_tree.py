@@ -7,7 +7,7 @@ in one pass, and none of them knows of the others.
 from __future__ import annotations
 
 from specinfer import TokenTree, merge
-from specinfer.scheduler.verifier import verify_greedy
+from specinfer.scheduler.verifiers import follow
 
 WORDS = ["Mars is", "red", "-dish", "dark", "and", "in", "colour", "night"]
 MARS, RED, DISH, DARK, AND, IN, COLOUR, NIGHT = range(len(WORDS))
@@ -31,6 +31,6 @@ for node, row in enumerate(tree.mask):
 # The LLM gives its likeliest next token behind every node; here it wants "reddish and dark".
 wanted = {MARS: RED, RED: DISH, DISH: AND, AND: DARK}
 predicted = [wanted.get(token, NIGHT) for token in tree.tokens]
-accepted = verify_greedy(tree, predicted)
+accepted = follow(tree, predicted.__getitem__)
 print("accepted nodes:", accepted.nodes)
 print("one pass of the LLM wrote:", " ".join(WORDS[token] for token in accepted.tokens))

@@ -8,20 +8,19 @@ accepted tokens, and commits their K/V.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from specinfer.ops.sample import argmax
 from specinfer.runtime.context import Runtime
+from specinfer.scheduler.acceptance import Verification, accept
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
-from specinfer.scheduler.speculators import Context, Speculator
+from specinfer.scheduler.speculators import Context, Drawing, Speculator
 from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.token_tree import TokenTree, merge
-from specinfer.scheduler.verifier import Accepted, verify_greedy
+from specinfer.scheduler.verifiers import Accepted
+from specinfer.scheduler.verifiers.choice import AUTO, verifier_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +46,20 @@ class Engine:
     Args:
         llm: the model whose text is written.
         speculators: their trees are merged; none gives incremental decoding.
+        verifier: of requests that sample: a name of
+            :data:`specinfer.scheduler.verifiers.choice.VERIFIERS`, or ``auto``.
     """
 
-    def __init__(self, llm: Decoder, speculators: Sequence[Speculator] = ()) -> None:
+    def __init__(
+        self, llm: Decoder, speculators: Sequence[Speculator] = (), *, verifier: str = AUTO
+    ) -> None:
         self.stats = Stats(tuple(speculator.name for speculator in speculators))
         self._llm = llm
         self._speculators = tuple(speculators)
         self._holders: tuple[Decoder | Speculator, ...] = (llm, *speculators)
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
-        rows = llm.model.limits.logit_rows
-        self._predicted = llm.model.runtime.region(
-            "predicted", (rows,), {"value": torch.int64}, {"value": torch.empty(rows).long()}
-        )
+        self._verifier = verifier
 
     @property
     def runtime(self) -> Runtime:
@@ -76,7 +76,9 @@ class Engine:
 
         Raises:
             RequestError: what :meth:`Request.check` refuses.
+            ConfigError: it samples, and the verifier cannot.
         """
+        verifier_of(self._verifier, is_greedy=request.sampling.is_greedy)
         request.check(self._llm.model.limits.context, self._llm.model.vocabulary)
 
     def submit(self, request: Request) -> None:
@@ -112,8 +114,8 @@ class Engine:
         works = [Work.of_tree(r.id, trees[r.id], chain=self._pending(r)) for r in decoding]
         works += self._prefill(sum(work.num_rows for work in works))
         with self.stats.time("verify" if decoding else "prefill"):
-            predicted = self._forward(works)
-        return self._accept(works, trees, predicted)
+            accepted = self._verify(works, trees)
+        return self._accept(works, trees, accepted)
 
     def _admit(self) -> None:
         while self._waiting:
@@ -140,14 +142,24 @@ class Engine:
     def _draft(self, requests: Sequence[Request]) -> dict[int, TokenTree]:
         if not requests:
             return {}
-        # The last level is the LLM's own token: a tree deeper than the rest would be dropped.
-        contexts = [Context(r.id, r.tokens, r.num_remaining - 1) for r in requests]
-        drafts = [speculator.draft(contexts) for speculator in self._speculators]
+        drafts = [
+            speculator.draft([self._context(request, drafter) for request in requests])
+            for drafter, speculator in enumerate(self._speculators)
+        ]
         if not drafts:
             return {r.id: TokenTree(r.output[-1]) for r in requests}
         return {
             r.id: merge(trees) for r, trees in zip(requests, zip(*drafts, strict=True), strict=True)
         }
+
+    def _context(self, request: Request, drafter: int) -> Context:
+        """What a speculator sees of a request."""
+        params = request.sampling
+        verifier = verifier_of(self._verifier, is_greedy=params.is_greedy)
+        drawing = Drawing(verifier.draws, params, params.seed or 0, drafter)
+        # The last level is the LLM's own token: a tree deeper than the rest would be dropped.
+        depth = request.num_remaining - 1
+        return Context(request.id, request.tokens, depth, len(request.prompt), drawing)
 
     def _prefill(self, num_rows: int) -> list[Work]:
         """Chunks of prompts, first come first served, in the rows that are left."""
@@ -164,34 +176,53 @@ class Engine:
                 self.stats.num_prompt_tokens += len(chunk)
         return works
 
-    def _forward(self, works: Sequence[Work]) -> list[int]:
+    def _verify(self, works: Sequence[Work], trees: Mapping[int, TokenTree]) -> list[Accepted]:
+        """One pass of the LLM, and what it agrees with: of each work whose logits are wanted."""
         runtime = self._llm.model.runtime
         logits = self._llm.step(works)
         self.stats.num_passes += 1
-        part = self._predicted.rows(0, logits.space.shape[0])
-        if part.space.is_empty:
+        if logits.space.is_empty:
             return []
-        runtime.launch(argmax, logits=logits, tokens=part)
-        predicted: list[int] = runtime.read(part).tolist()
-        return predicted
+        requests = {request.id: request for request in self._running}
+        verifications = [
+            self._verification(requests[work.request], trees.get(work.request))
+            for work in works
+            if work.chain_logits
+        ]
+        found: list[Accepted] = runtime.launch(
+            accept, logits=logits, verifications=verifications
+        ).get()
+        return found
+
+    def _verification(self, request: Request, tree: TokenTree | None) -> Verification:
+        """Behind a prompt there is nothing to verify, and a token to pick."""
+        tokens, params = request.tokens, request.sampling
+        return Verification(
+            tree or TokenTree(tokens[-1]),
+            tokens,
+            len(request.prompt),
+            params,
+            params.seed or 0,
+            verifier_of(self._verifier, is_greedy=params.is_greedy),
+        )
 
     def _accept(
-        self, works: Sequence[Work], trees: dict[int, TokenTree], predicted: Sequence[int]
+        self,
+        works: Sequence[Work],
+        trees: Mapping[int, TokenTree],
+        accepted: Sequence[Accepted],
     ) -> list[Event]:
-        events, row = [], 0
+        events, found = [], iter(accepted)
         requests = {request.id: request for request in self._running}
         for work in works:
             request, tree = requests[work.request], trees.get(work.request)
             if not work.chain_logits:
                 events.append(Event(request, []))
             elif tree is None:
-                events.append(Event(request, request.take(predicted[row : row + 1])))
-                row += 1
+                events.append(Event(request, request.take(next(found).tokens)))
             else:
-                accepted = verify_greedy(tree, predicted[row : row + len(tree)])
-                events.append(_verified(request, tree, accepted))
+                events.append(_verified(request, tree, next(found)))
                 self.stats.verified(tree, events[-1].accepted, len(events[-1].tokens))
-                row += len(tree)
         self.stats.num_tokens += sum(len(event.tokens) for event in events)
         with self.stats.time("commit"):
             self._commit([event for event in events if event.tree is not None])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
 
 
 @dataclass(slots=True, kw_only=True)
@@ -17,6 +18,7 @@ class Request:
         prompt: token ids, at least one.
         max_new_tokens: most tokens to write, at least 1.
         eos_ids: tokens that end the text; the one met is the last of the output.
+        sampling: how tokens are picked; by default the likeliest.
         output: tokens written so far.
         finish_reason: ``eos`` or ``length`` once the request has ended.
     """
@@ -25,6 +27,7 @@ class Request:
     prompt: Sequence[int]
     max_new_tokens: int
     eos_ids: frozenset[int] = frozenset()
+    sampling: SamplingParams = GREEDY
     output: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 

@@ -145,6 +145,21 @@ class TokenTree:
             nodes.append(node)
         return nodes
 
+    def restricted(self, nodes: Sequence[int]) -> TokenTree:
+        """The tree of these nodes and the root.
+
+        Args:
+            nodes: in increasing order; with each, what is above it.
+        """
+        kept = TokenTree(self.root)
+        kept.rows = self.rows
+        node_of = {0: 0}
+        for node in nodes:
+            parent, token = node_of[self.parents[node]], self.tokens[node]
+            proposals = self.proposals[node]
+            node_of[node] = kept.add(parent, token, self.log_probs[node], proposals)
+        return kept
+
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(nodes, nodes) bool: whether row's node sees column's: itself and what lies above it."""

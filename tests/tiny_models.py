@@ -187,6 +187,7 @@ def make_bench(
     sizes: Sizes | None = None,
     processors: Sequence[str] = ("cpu",),
     executor: Executor | None = None,
+    verifier: str = "auto",
 ) -> Bench:
     """An engine without a tokenizer."""
     runtime, sizes = Runtime(executor, processors), sizes or Sizes()
@@ -198,7 +199,7 @@ def make_bench(
         for speculator, draft in zip(speculators, drafts, strict=True)
         if isinstance(speculator, SSMSpeculator) and isinstance(draft, Draft)
     ]
-    return Bench(Engine(llm, speculators), llm, ssms)
+    return Bench(Engine(llm, speculators, verifier=verifier), llm, ssms)
 
 
 def decoder_of(speculator: SSMSpeculator) -> Decoder:

@@ -8,10 +8,36 @@ agree with is dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
 from specinfer.scheduler.token_tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How a drafter picks children for a request.
+
+    Attributes:
+        how: one of :data:`specinfer.scheduler.speculators.drawing.DRAWS`.
+        params: what the LLM samples with; the drafter's own probabilities are processed alike.
+        seed: of the request.
+        drafter: number of the speculator: its draws are its own.
+    """
+
+    how: str = "top_k"
+    params: SamplingParams = GREEDY
+    seed: int = 0
+    drafter: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest tokens are wanted, and nothing changes which these are."""
+        return self.how == "top_k" and replace(self.params, seed=None) == GREEDY
+
+
+PLAIN = Drawing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +48,15 @@ class Context:
         request: its number.
         tokens: prompt and output so far; the last one is the root of the tree to draw.
         max_depth: levels of the tree that the request still has room for, at least 0.
+        num_prompt: how many of the tokens are the prompt.
+        drawing: how to pick children.
     """
 
     request: int
     tokens: Sequence[int]
     max_depth: int
+    num_prompt: int = 0
+    drawing: Drawing = PLAIN
 
 
 class Speculator(Protocol):

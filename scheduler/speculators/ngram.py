@@ -71,7 +71,7 @@ class NGramSpeculator:
             likeliest = likeliest[: self.max_nodes]
             probabilities = [math.exp(found.log_probs[node]) for node in likeliest]
             size = self._cost.best_size(probabilities, len(contexts))
-            drafts.append(_restricted(found, sorted(likeliest[:size])))
+            drafts.append(found.restricted(sorted(likeliest[:size])))
         return drafts
 
     def accept(self, tokens: Mapping[int, Sequence[int]]) -> None:
@@ -112,17 +112,6 @@ def _confidence(agreement: int) -> float:
 
 LEAST = 0.01
 """The share that is left to a path whose probability others have claimed."""
-
-
-def _restricted(tree: TokenTree, nodes: Sequence[int]) -> TokenTree:
-    """The tree of these nodes, parents before children."""
-    kept = TokenTree(tree.root)
-    node_of = {0: 0}
-    for node in nodes:
-        node_of[node] = kept.add(
-            node_of[tree.parents[node]], tree.tokens[node], tree.log_probs[node]
-        )
-    return kept
 
 
 def _agreement(tokens: Sequence[int], place: int, limit: int = 32) -> int:

@@ -1,7 +1,8 @@
 """Speculation by a small model: each level expands every node of the one above it.
 
 Source: Miao et al., SpecInfer, ASPLOS 2024, section 3: expansion-based construction with the
-configuration <k1, ..., km>: the ki likeliest continuations of each node of level i - 1.
+configuration <k1, ..., km>: ki continuations of each node of level i - 1. With a limit of nodes it
+is a best-first expansion: at every level only what may still be among the likeliest nodes is kept.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from dataclasses import dataclass, field
 import torch
 
 from specinfer.ops.sample import top_k
+from specinfer.runtime.context import Runtime
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.errors import TreeError
 from specinfer.scheduler.speculators import Context
+from specinfer.scheduler.speculators.drawing import Drawn, grow
+from specinfer.scheduler.speculators.proposals import Ask, propose
 from specinfer.scheduler.token_tree import TokenTree
 
 DEFAULT_EXPANSION = (1, 1, 3, 1, 1, 1, 1, 1)
@@ -39,19 +43,79 @@ def level_sizes(expansion: Sequence[int]) -> list[int]:
     return sizes[1:]
 
 
+def most_nodes(expansion: Sequence[int], nodes: int = 0) -> tuple[int, int]:
+    """The largest tree that is proposed, and the largest one that is computed for it.
+
+    Args:
+        expansion: children of each node, by level.
+        nodes: most nodes that are proposed; 0: all.
+
+    >>> most_nodes((2, 2, 2)), most_nodes((2, 2, 2), nodes=4)
+    ((14, 14), (4, 10))
+    """
+    sizes = level_sizes(expansion)
+    limit = nodes or sum(sizes)
+    return min(limit, sum(sizes)), sum(min(size, limit) for size in sizes)
+
+
 @dataclass(slots=True)
 class _Draft:
     """A request's tree while it is drawn.
 
     Attributes:
         tree: so far.
+        limit: most nodes to propose.
         frontier: nodes of its last level.
         computed: nodes, the root among them, whose K/V the model has.
     """
 
     tree: TokenTree
+    limit: int
     frontier: list[int] = field(default_factory=lambda: [0])
     computed: int = 1
+
+    def grow(self, drawn: Sequence[Drawn]) -> None:
+        """Add a level.
+
+        Args:
+            drawn: children of each node of the frontier.
+        """
+        self.computed = len(self.tree)
+        above, self.frontier = self.frontier, []
+        if any(children.row is not None for children in drawn):
+            self._grow_whole(above, drawn)
+            return
+        # A child is less likely than what is above it: of any tree the likeliest nodes are a tree.
+        log_probs = self.tree.log_probs
+        reached = [*log_probs[1:]]
+        reached += [
+            log_probs[node] + log_prob
+            for node, children in zip(above, drawn, strict=True)
+            for log_prob in children.log_probs
+        ]
+        order = sorted(range(len(reached)), key=lambda i: -reached[i])
+        kept, at = set(order[: self.limit]), len(log_probs) - 1
+        for node, children in zip(above, drawn, strict=True):
+            count = sum(at + i in kept for i in range(len(children.tokens)))
+            at += len(children.tokens)
+            best = Drawn(children.tokens[:count], children.log_probs[:count], None)
+            self.frontier += grow(self.tree, node, best)
+
+    def _grow_whole(self, above: Sequence[int], drawn: Sequence[Drawn]) -> None:
+        """All children of a node or none: to leave some out, seeing which, would bias the text."""
+        likeliest = sorted(
+            zip(above, drawn, strict=True), key=lambda pair: -self.tree.log_probs[pair[0]]
+        )
+        for node, children in likeliest:
+            if len(self.tree) - 1 + len(children.tokens) <= self.limit:
+                self.frontier += grow(self.tree, node, children)
+
+    def proposed(self) -> TokenTree:
+        """The likeliest nodes."""
+        if len(self.tree) - 1 <= self.limit:
+            return self.tree
+        likeliest = sorted(range(1, len(self.tree)), key=lambda n: -self.tree.log_probs[n])
+        return self.tree.restricted(sorted(likeliest[: self.limit]))
 
 
 class SSMSpeculator:
@@ -62,18 +126,23 @@ class SSMSpeculator:
 
     Args:
         name: for statistics.
-        decoder: the model; its scratch holds ``max_nodes`` nodes a request.
+        decoder: the model; its scratch holds as many nodes a request as :func:`most_nodes` says.
         expansion: children of each node, by level.
+        nodes: most nodes of a tree, the likeliest; 0: all.
 
     Raises:
         TreeError: an expansion that cannot make a tree, or wider than the vocabulary.
     """
 
     def __init__(
-        self, name: str, decoder: Decoder, expansion: Sequence[int] = DEFAULT_EXPANSION
+        self,
+        name: str,
+        decoder: Decoder,
+        expansion: Sequence[int] = DEFAULT_EXPANSION,
+        nodes: int = 0,
     ) -> None:
         self.name = name
-        self.max_nodes = sum(level_sizes(expansion))
+        self.max_nodes, _ = most_nodes(expansion, nodes)
         if max(expansion) > decoder.model.vocabulary:
             raise TreeError(
                 f"{name}: expansion {list(expansion)}: expected widths of at most the "
@@ -83,7 +152,7 @@ class SSMSpeculator:
         self._decoder = decoder
         self._drafts: dict[int, _Draft] = {}
         shape = (decoder.model.limits.logit_rows, max(expansion))
-        runtime = decoder.model.runtime
+        runtime = self._runtime
         self._tokens = runtime.region(
             f"{name}.tokens", shape, {"value": torch.int64}, {"value": torch.empty(shape).long()}
         )
@@ -102,27 +171,21 @@ class SSMSpeculator:
 
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
         """Expand level by level, all requests in one step a level."""
-        drafts = [_Draft(TokenTree(context.tokens[-1])) for context in contexts]
+        drafts = [_Draft(TokenTree(c.tokens[-1]), self.max_nodes) for c in contexts]
         self._drafts = {c.request: d for c, d in zip(contexts, drafts, strict=True)}
         growing = [(c, d) for c, d in zip(contexts, drafts, strict=True) if c.max_depth > 0]
         works = self._catch_up([context for context, _ in growing])
         for level, width in enumerate(self._expansion):
-            growing = [(c, d) for c, d in growing if c.max_depth > level]
+            growing = [(c, d) for c, d in growing if c.max_depth > level and d.frontier]
             if not growing:
                 break
             if level > 0:
                 works = [Work.of_tree(c.request, d.tree, computed=d.computed) for c, d in growing]
-            tokens, log_probs = self._likeliest(works, width)
-            row = 0
-            for _, draft in growing:
-                draft.computed = len(draft.tree)
-                level_above, draft.frontier = draft.frontier, []
-                for node in level_above:
-                    for token, log_prob in zip(tokens[row], log_probs[row], strict=True):
-                        path = draft.tree.log_probs[node] + log_prob
-                        draft.frontier.append(draft.tree.add(node, token, path))
-                    row += 1
-        return [draft.tree for draft in drafts]
+            for (_, draft), drawn in zip(
+                growing, self._children(works, growing, width), strict=True
+            ):
+                draft.grow(drawn)
+        return [draft.proposed() for draft in drafts]
 
     def accept(self, tokens: Mapping[int, Sequence[int]]) -> None:
         """Commit the K/V of accepted nodes that this model proposed and computed itself."""
@@ -151,12 +214,22 @@ class SSMSpeculator:
                 ]
             )
 
-    def _likeliest(
-        self, works: Sequence[Work], width: int
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    def _children(
+        self, works: Sequence[Work], growing: Sequence[tuple[Context, _Draft]], width: int
+    ) -> list[list[Drawn]]:
+        """Compute the works; for each request, the children of each node of its frontier."""
         logits = self._decoder.step(works)
-        runtime = self._decoder.model.runtime
+        if not all(context.drawing.is_plain for context, _ in growing):
+            asks = [Ask(c, d.tree, d.frontier, width) for c, d in growing]
+            found: list[list[Drawn]] = self._runtime.launch(propose, logits=logits, asks=asks).get()
+            return found
         part = IndexSpace((0, 0), (logits.space.shape[0], width))
         tokens, log_probs = self._tokens.part(part), self._log_probs.part(part)
-        runtime.launch(top_k, logits=logits, tokens=tokens, log_probs=log_probs)
-        return runtime.read(tokens).tolist(), runtime.read(log_probs).tolist()
+        self._runtime.launch(top_k, logits=logits, tokens=tokens, log_probs=log_probs)
+        read = self._runtime.read
+        rows = iter(zip(read(tokens).tolist(), read(log_probs).tolist(), strict=True))
+        return [[Drawn(*next(rows), None) for _ in draft.frontier] for _, draft in growing]
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self._decoder.model.runtime

@@ -45,7 +45,7 @@ from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
 from specinfer.scheduler.speculators.ssm import SSMSpeculator
 from specinfer.scheduler.token_tree import TokenTree
-from specinfer.scheduler.verifier import Accepted, verify_greedy
+from specinfer.scheduler.verifiers import Accepted, follow
 
 NUM_SCENARIOS = 40
 SEEN_OFTEN = {
@@ -272,7 +272,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 BITS = "specinfer.scheduler.decoder.ancestor_bits"
 DEPTHS = "specinfer.scheduler.decoder._depths"
 COMMIT = "specinfer.scheduler.decoder.commit_kv"
-VERIFY = "specinfer.scheduler.engine.verify_greedy"
+VERIFY = "specinfer.scheduler.acceptance.follow"
 MERGE = "specinfer.scheduler.engine.merge"
 right_batch, right_commit, right_pages = Decoder._batch, Decoder.commit, KVSlots.pages
 
@@ -356,22 +356,22 @@ def commit_of_the_wrong_node(patch: pytest.MonkeyPatch) -> None:
 
 
 def bonus_token_of_the_wrong_row(patch: pytest.MonkeyPatch) -> None:
-    def verify(tree: TokenTree, predicted: Sequence[int]) -> Accepted:
-        accepted = verify_greedy(tree, predicted)
+    def verify(tree: TokenTree, predicted: Callable[[int], int]) -> Accepted:
+        accepted = follow(tree, predicted)
         row = accepted.nodes[-2] if len(accepted.nodes) > 1 else 0
-        return Accepted(accepted.nodes, [*accepted.tokens[:-1], predicted[row]])
+        return Accepted(accepted.nodes, [*accepted.tokens[:-1], predicted(row)])
 
     patch.setattr(VERIFY, verify)
 
 
 def one_node_too_many_accepted(patch: pytest.MonkeyPatch) -> None:
-    def verify(tree: TokenTree, predicted: Sequence[int]) -> Accepted:
-        accepted = verify_greedy(tree, predicted)
+    def verify(tree: TokenTree, predicted: Callable[[int], int]) -> Accepted:
+        accepted = follow(tree, predicted)
         node = accepted.nodes[-1] if accepted.nodes else 0
         if not tree.children(node):
             return accepted
         child = tree.children(node)[0]
-        tokens = [*accepted.tokens[:-1], tree.tokens[child], predicted[child]]
+        tokens = [*accepted.tokens[:-1], tree.tokens[child], predicted(child)]
         return Accepted([*accepted.nodes, child], tokens)
 
     patch.setattr(VERIFY, verify)

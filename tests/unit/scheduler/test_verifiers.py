@@ -6,7 +6,7 @@ import pytest
 from tiny_models import random_parents
 
 from specinfer.scheduler.token_tree import TokenTree
-from specinfer.scheduler.verifier import Accepted, verify_greedy
+from specinfer.scheduler.verifiers import Accepted, follow
 
 
 def _mars() -> TokenTree:
@@ -29,11 +29,11 @@ def _mars() -> TokenTree:
     ids=["whole branch", "part of a branch", "other branch", "nothing", "only a grandchild agrees"],
 )
 def test_worked_example(predicted: list[int], accepted: Accepted) -> None:
-    assert verify_greedy(_mars(), predicted) == accepted
+    assert follow(_mars(), predicted.__getitem__) == accepted
 
 
 def test_a_tree_of_one_node_yields_the_models_own_token() -> None:
-    assert verify_greedy(TokenTree(5), [3]) == Accepted([], [3])
+    assert follow(TokenTree(5), [3].__getitem__) == Accepted([], [3])
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -54,6 +54,6 @@ def test_accepts_the_longest_path_that_the_model_predicts(seed: int) -> None:
         )
     ]
     last = max(right, key=lambda node: tree.depths[node])
-    accepted = verify_greedy(tree, predicted)
+    accepted = follow(tree, predicted.__getitem__)
     assert accepted.nodes == sorted(set(right) - {0})
     assert accepted.tokens == [*tree.path(last)[1:], predicted[last]]

@@ -1,0 +1,62 @@
+"""The task that verifies all trees of a step where the LLM's logits are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from specinfer.runtime.privilege import R
+from specinfer.runtime.task import task
+from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
+from specinfer.scheduler.sampling.process import distribution
+from specinfer.scheduler.token_tree import TokenTree
+from specinfer.scheduler.verifiers import Accepted, follow
+from specinfer.scheduler.verifiers.chance import Probabilities, SeededChance
+from specinfer.scheduler.verifiers.choice import Verifier
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verification:
+    """A tree to verify.
+
+    Attributes:
+        tree: N nodes, of which the logits have a row each.
+        tokens: prompt and output; the last one is the root.
+        num_prompt: how many of them are the prompt.
+        params: how the request samples.
+        seed: of the request.
+        verifier: says what is accepted.
+    """
+
+    tree: TokenTree
+    tokens: Sequence[int]
+    num_prompt: int
+    params: SamplingParams
+    seed: int
+    verifier: Verifier
+
+    def accepted(self, logits: Tensor) -> Accepted:
+        """Verify; logits (N, vocabulary). Only rows that the path visits are looked at."""
+        if replace(self.params, seed=None) == GREEDY:
+            return follow(self.tree, lambda node: int(logits[node].argmax()))
+
+        def rows(node: int) -> Probabilities:
+            text = [*self.tokens, *self.tree.path(node)[1:]]
+            prompt, output = text[: self.num_prompt], text[self.num_prompt :]
+            row: Probabilities = distribution(logits[node], self.params, prompt, output).numpy()
+            return row
+
+        position = len(self.tokens)
+        return self.verifier.verify(self.tree, rows, SeededChance(self.seed, position), position)
+
+
+@task(logits=R, pure=True)
+def accept(logits: Tensor, verifications: Sequence[Verification]) -> list[Accepted]:
+    """What is accepted of each tree; logits (nodes of all trees in order, vocabulary)."""
+    found, row = [], 0
+    for verification in verifications:
+        found.append(verification.accepted(logits[row : row + len(verification.tree)]))
+        row += len(verification.tree)
+    return found
