@@ -123,11 +123,26 @@ class Runtime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        """Wait for everything that was issued, unless the program raises, and close.
+
+        Raises:
+            PoisonedError: a task raised, and nobody was told.
+            DivergenceError: the ranks issued different things.
+        """
+        try:
+            if kind is None and self._stream.is_open:
+                self.fence()
+        finally:
+            self.close()
 
     def close(self) -> None:
-        """Stop the executor; launches that have not started are dropped."""
-        self._stream.executor.close()
+        """Stop the executor; launches that have not started are dropped.
+
+        What raised, and was told to nobody, is logged.
+        """
+        if not self._stream.is_open:
+            return
+        self._stream.close()
         self._machine.close()
 
     @property
@@ -331,6 +346,8 @@ class Runtime:
         otherwise: Any = None,
     ) -> int:
         stream = self._stream
+        if not stream.is_open:
+            stream.refuse(f"launch of {binding}")
         if stream.replayed is not None:  # also where this rank has nothing to do for the launch
             stream.leave_replay()
         if stream.recorder is None:
@@ -388,7 +405,7 @@ class Runtime:
             raise LaunchError(
                 f"read {part}: has {len(part.fields)} fields, expected one: `part(space, field)`"
             )
-        self._refuse_in_trace(f"reads {part}")
+        self._check_waiting(f"reads {part}")
         replication = self._distributor.replication(part)
         self._stream.say("read", {"part": part}, replication.answer)
         (field,) = part.fields
@@ -415,13 +432,15 @@ class Runtime:
             PoisonedError: a task raised.
             TraceError: inside a trace.
         """
-        self._refuse_in_trace("waits at a fence")
+        self._check_waiting("waits at a fence")
         self._stream.say("fence")
         self._stream.wait(None)
 
     def settle(self, future: Future) -> None:
         """Return when a future has its value here; called by ``Future.get``."""
-        self._refuse_in_trace("reads a future")
+        if not self._stream.is_open and future.is_ready:
+            return
+        self._check_waiting("reads a future")
         value = Requirement(future.key, ONE, R)
         what = f"the future of launch {future.launch} has no value"
         if future.ranks != self._everyone:
@@ -449,13 +468,15 @@ class Runtime:
             PoisonedError: a task raised on one of several processes.
             TraceError: inside a trace.
         """
-        self._refuse_in_trace("agrees on a value")
+        self._check_waiting("agrees on a value")
         self._stream.say("agree")
         if self._stream.agreement is not None:  # before anything moves
             self._stream.wait(None)
         return self._machine.send_value(value, 0)
 
-    def _refuse_in_trace(self, what: str) -> None:
+    def _check_waiting(self, what: str) -> None:
+        if not self._stream.is_open:
+            self._stream.refuse(f"a program that {what}")
         if self._stream.recorder is not None:
             raise TraceError(
                 f"the body of a trace {what}, which a replay could not do: return it, and read it "

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from specinfer.runtime.agreement import Agreement
 from specinfer.runtime.answer import Answer
 from specinfer.runtime.dependence import DependenceAnalyzer, LaunchId
-from specinfer.runtime.errors import PoisonedError
+from specinfer.runtime.errors import LaunchError, PoisonedError
 from specinfer.runtime.executor import Executor, Operation, ReplayingExecutor
 from specinfer.runtime.observer import Observer
 from specinfer.runtime.recorder import Recorder
 from specinfer.runtime.trace import Template
+
+logger = logging.getLogger("specinfer.runtime")
 
 
 class Stream:
@@ -27,6 +30,7 @@ class Stream:
         executor: the same.
         agreement: the same.
         observer: the same.
+        is_open: it was not closed.
         num_operations: issued so far.
         recorder: of the trace whose body runs, if one does.
         replayed: the template behind which nothing else was issued yet.
@@ -38,10 +42,27 @@ class Stream:
         self.executor = executor
         self.agreement = agreement
         self.observer = observer
+        self.is_open = True
         self.num_operations = 0
         self.recorder: Recorder | None = None
         self.replayed: Template | None = None
         self._analyzer = DependenceAnalyzer()
+
+    def close(self) -> None:
+        """Stop the executor, and log what raised and was told to nobody."""
+        self.is_open = False
+        self.executor.close()
+        for failure in self.executor.take_failures():
+            if not isinstance(failure.error, PoisonedError):  # it only wanted what was never made
+                logger.error("closed, and nobody was told: %s", failure.story)
+
+    def refuse(self, what: str) -> NoReturn:
+        """Refuse something that comes too late.
+
+        Raises:
+            LaunchError: always.
+        """
+        raise LaunchError(f"{what}: the runtime was closed, expected it before `close`")
 
     def submit(self, operation: Operation) -> LaunchId:
         """Issue one operation."""

@@ -59,8 +59,11 @@ class Tracing:
         """Take in that a trace is run.
 
         Raises:
+            LaunchError: the runtime was closed.
             TraceError: inside another one.
         """
+        if not self._stream.is_open:
+            self._stream.refuse(f"trace {name}")
         if self._stream.recorder is not None:
             raise TraceError(
                 f"trace {name} is run in the body of another trace, expected launches only: call "

@@ -98,10 +98,10 @@ def _cut(text: str) -> str:
 
 
 def projected_text(projection: Projection, points: Iterable[Colour | None]) -> str:
-    """A projection that is a value, as text: its name, and what it gives for each point.
+    r"""A projection that is a value, as text: its name, and what it gives for each point.
 
     >>> projected_text(Projection("half", lambda point: point // 2), range(4))
-    'half\\t(0, 0, 1, 1)'
+    'half\t(0, 0, 1, 1)'
     """
     given = tuple(projection.colour(point) for point in points)
     return f"{projection}{MARK}{text_of(given)}"

@@ -64,6 +64,8 @@ class ShuffledExecutor:
 
     def _run_one(self) -> None:
         id = self._runnable.pop(self._random.randrange(len(self._runnable)))
-        self._guard.run(id, self._operations.pop(id))
-        self._finished.append(id)
-        self._runnable += self._ready.finished(id)
+        try:
+            self._guard.run(id, self._operations.pop(id))
+        finally:  # also if it was interrupted
+            self._finished.append(id)
+            self._runnable += self._ready.finished(id)

@@ -19,6 +19,7 @@ from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.region import Region
 from specinfer.runtime.task import task
+from specinfer.runtime.waiting import Observation
 
 TIMEOUT_SECONDS = 20.0  # only a bug makes a test wait so long
 
@@ -211,23 +212,22 @@ class TestThreads:
             assert gate.wait(TIMEOUT_SECONDS)
             x += 1
 
-        with Runtime(ThreadedExecutor(workers=2)) as runtime:
-            x = zeros(runtime, "x")
-            runtime.launch(run, x=x.part())
-            runtime.launch(increment, x=x.part())
-            assert running.wait(TIMEOUT_SECONDS)
-            assert len(set(threading.enumerate()) - before) == 2
-            threading.Timer(0.05, gate.set).start()
+        runtime = Runtime(ThreadedExecutor(workers=2))
+        x = zeros(runtime, "x")
+        runtime.launch(run, x=x.part())
+        runtime.launch(increment, x=x.part())
+        assert running.wait(TIMEOUT_SECONDS)
+        assert len(set(threading.enumerate()) - before) == 2
+        threading.Timer(0.05, gate.set).start()
+        runtime.close()
         assert runtime.array(x, "value")[:].tolist() == [1, 1, 1, 1]  # the second never started
         assert not set(threading.enumerate()) - before
 
-    def test_a_fence_after_close_returns(self) -> None:
-        runtime = Runtime(ThreadedExecutor(workers=1))
-        x = zeros(runtime, "x")
-        runtime.close()
-        runtime.launch(increment, x=x.part())
-        runtime.fence()
-        assert not runtime.array(x, "value")[:].any()
+    def test_waiting_after_close_returns(self) -> None:
+        executor = ThreadedExecutor(workers=1)
+        executor.close()
+        executor.submit(0, Observation((), "nothing"), ())
+        executor.wait(None)
 
     @pytest.mark.parametrize("workers", [0, -1])
     def test_refuses_to_have_no_worker(self, workers: int) -> None:
@@ -249,13 +249,14 @@ class TestShuffled:
         assert shuffled_order(3) == shuffled_order(3)
         assert len({tuple(shuffled_order(seed)) for seed in range(8)}) > 1
 
-    def test_a_fence_after_close_returns(self) -> None:
-        runtime = Runtime(ShuffledExecutor())
+    def test_waiting_after_close_returns(self) -> None:
+        executor = ShuffledExecutor()
+        runtime = Runtime(executor)
         x = zeros(runtime, "x")
         for _ in range(20):
             runtime.launch(increment, x=x.part())
         runtime.close()
-        runtime.fence()
+        executor.wait(None)
 
 
 def shuffled_order(seed: int) -> list[int]:

@@ -514,6 +514,34 @@ def test_closing_after_errors_does_not_wait() -> None:
     assert same_on_all(outcome)[1::2] == ["True"] * 3
 
 
+def test_a_program_that_never_waits_is_told_at_its_end() -> None:
+    outcome = run("""
+        def end(*launches):
+            p = Program()
+            with p.runtime:
+                for task, arguments in launches:
+                    p.runtime.launch(task, x=p.x, **arguments)
+            return p
+
+        p = end((scale, {"factor": 1}))
+        p.attempt("failure", lambda: end((fail, {"where": 0})))
+        p.attempt("other", lambda: end(*[(scale, {"factor": f}) for f in (0, p.rank)]))
+        p.attempt("close", p.runtime.close)
+        p.attempt("fence", p.runtime.fence)
+    """)
+    failure, other, *then = same_on_all(outcome)
+    assert failure.startswith(
+        "failure raises PoisonedError: launch 0, fail(x=RW x, where=0), raised"
+    )
+    assert other.startswith("other raises DivergenceError: the ranks do not run the same program: ")
+    assert "factor is 0 on rank 0 and 1 on rank 1" in other
+    assert then == [
+        "close gives None",
+        "fence raises LaunchError: a program that waits at a fence: the runtime was closed, "
+        "expected it before `close`",
+    ]
+
+
 def test_communicators_are_freed() -> None:
     outcome = run("""
         import threading

@@ -260,15 +260,8 @@ def test_an_interrupt_is_raised_as_it_is(kind: str) -> None:
     def interrupt(x: Ints) -> None:
         raise KeyboardInterrupt
 
-    with MAKERS[kind]() as runtime:
-        x = vector(runtime)
-        with pytest.raises(KeyboardInterrupt):  # at the launch, or later
-            _launch_and_wait(runtime, interrupt, x)
-
-
-def _launch_and_wait(runtime: Runtime, launched: Any, x: Region) -> None:
-    runtime.launch(launched, x=x)
-    runtime.fence()
+    with pytest.raises(KeyboardInterrupt), MAKERS[kind]() as runtime:
+        runtime.launch(interrupt, x=vector(runtime))  # there, or at the end
 
 
 class TestPoisonedData:

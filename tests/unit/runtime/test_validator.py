@@ -463,6 +463,7 @@ def test_warns_of_launches_that_nobody_waited_for() -> None:
         x = runtime.region("x", (4,), {"v": "int64"})
         for _ in range(8):
             runtime.launch(count, x=x)
+        runtime.close()
 
     records = records_of(program, ShuffledExecutor(2))
     assert errors([records]) == []
