@@ -41,6 +41,7 @@ class RandomCheckpoint:
     noise: float = 0.0
     path: Path = Path("random")
     config = CONFIG
+    draft_vocabulary = None
 
     def names(self) -> frozenset[str]:
         """All that the model wants."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.models.errors import CheckpointError
 from specinfer.models.tokenizer import Tokenizer
 
@@ -32,6 +33,10 @@ class Checkpoint(Protocol):
         num_attention_heads, num_key_value_heads, head_dim, rms_norm_eps, rope_theta, vocab_size,
         max_position_embeddings, tie_word_embeddings, attention_bias.
         """
+
+    @property
+    def draft_vocabulary(self) -> DraftVocabulary | None:
+        """Which tokens of an LLM it knows; None for a model with a tokenizer of its own."""
 
     def names(self) -> frozenset[str]:
         """The tensors in it, such as ``model.layers.0.self_attn.q_proj.weight``."""
@@ -54,7 +59,11 @@ class Checkpoint(Protocol):
         """
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the model was trained with."""
+        """The tokenizer that the model was trained with.
+
+        Raises:
+            CheckpointError: there is none, as with a model that has a draft vocabulary.
+        """
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from gguf import quants
 
+from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.models.errors import CheckpointError
 from specinfer.models.gguf_config import config_from_gguf
 from specinfer.models.gguf_reader import read_gguf
@@ -70,6 +71,11 @@ class GgufCheckpoint:
     def config(self) -> Mapping[str, Any]:
         """The keys of a Hugging Face ``config.json``."""
         return self._config
+
+    @property
+    def draft_vocabulary(self) -> DraftVocabulary | None:
+        """None: the format has no place for one."""
+        return None
 
     def names(self) -> frozenset[str]:
         """The tensors in it, under Hugging Face's names."""

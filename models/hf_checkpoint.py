@@ -7,12 +7,14 @@ found. The files are mapped; a tensor's bytes are read when it is asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from specinfer.models.draft_vocabulary import DraftVocabulary, load_draft_vocabulary
 from specinfer.models.errors import CheckpointError
 from specinfer.models.hf_tokenizer import read_json, tokenizer_from_folder
 from specinfer.models.tokenizer import Tokenizer
@@ -54,6 +56,11 @@ class HuggingFaceCheckpoint:
     def config(self) -> Mapping[str, Any]:
         """``config.json``, with the keys that it may leave out."""
         return self._config
+
+    @cached_property
+    def draft_vocabulary(self) -> DraftVocabulary | None:
+        """What ``draft_vocabulary.json`` says, if it is there."""
+        return load_draft_vocabulary(self._path, int(self._config["vocab_size"]))
 
     def names(self) -> frozenset[str]:
         """The tensors in all files of the folder."""

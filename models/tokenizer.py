@@ -85,6 +85,12 @@ class Tokenizer:
             return [*self._prefix, *ids]
         return ids
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, on all cores; each as :meth:`encode` gives them."""
+        start = self._prefix
+        found = [e.ids for e in self._backend.encode_batch(texts, add_special_tokens=False)]
+        return [ids if ids[: len(start)] == start else [*start, *ids] for ids in found]
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD.
 

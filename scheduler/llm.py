@@ -156,13 +156,7 @@ class LLM:
                 raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
             return Plan(draft.name, self._checkpoint, self._definition, layers, draft.expansion)
         checkpoint = self._open(draft.model)
-        tokenizer = checkpoint.tokenizer()
-        if tokenizer.vocabulary_digest != self.tokenizer.vocabulary_digest:
-            raise ConfigError(
-                f"SSM {draft.model}: its vocabulary of {tokenizer.vocab_size} tokens differs from "
-                f"the LLM's of {self.tokenizer.vocab_size}; expected the same tokens in the same "
-                "order"
-            )
+        self._check_vocabulary(draft.model, checkpoint)
         definition = definition_for(checkpoint.config)
         return Plan(draft.name, checkpoint, definition, expansion=draft.expansion)
 
@@ -297,6 +291,24 @@ class LLM:
     def _open(self, model: str) -> Checkpoint:
         path = locate(model, self._home) or fetch(model, self._home, progress=self._progress)
         return open_checkpoint(path)
+
+    def _check_vocabulary(self, ssm: str, checkpoint: Checkpoint) -> None:
+        """Refuse an SSM whose token ids mean something else than the LLM's."""
+        own = self.tokenizer.vocabulary_digest
+        if (reduced := checkpoint.draft_vocabulary) is not None:
+            if reduced.digest != own:
+                raise ConfigError(
+                    f"SSM {ssm}: its draft vocabulary was made for another tokenizer "
+                    f"({reduced.digest[:12]}), expected the LLM's ({own[:12]})"
+                )
+            return
+        tokenizer = checkpoint.tokenizer()
+        if tokenizer.vocabulary_digest != own:
+            raise ConfigError(
+                f"SSM {ssm}: its vocabulary of {tokenizer.vocab_size} tokens differs from "
+                f"the LLM's of {self.tokenizer.vocab_size}; expected the same tokens in the same "
+                "order"
+            )
 
     def _length(self, batch: BatchConfig) -> int:
         length = batch.max_length or min(self.max_length, DEFAULT_LENGTH)

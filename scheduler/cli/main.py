@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from specinfer import __version__
 from specinfer.runtime.errors import ConfigError, SpecInferError
-from specinfer.scheduler.cli import fetch, generate, inspect, profile, validate
+from specinfer.scheduler.cli import boost, fetch, generate, inspect, profile, validate
 from specinfer.scheduler.cli.ranks import speaking_once
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -76,6 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"specinfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, fetch, inspect, profile, validate):
+    for module in (generate, fetch, inspect, boost, profile, validate):
         module.add_parser(commands)
     return parser

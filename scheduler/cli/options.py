@@ -118,12 +118,21 @@ def serving_config(args: argparse.Namespace) -> ServingConfig:
             _put(data, keys, given[flag], f"--{flag.replace('_', '-')}")
     if (drafts := _drafts(args)) is not None:
         data["drafts"] = drafts
-    for text in given.get("set") or ():
+    put_values(data, given.get("set") or ())
+    return from_mapping(ServingConfig, data)
+
+
+def put_values(data: dict[str, Any], texts: Sequence[str]) -> None:
+    """Put what ``--set KEY=VALUE`` says into a configuration's mapping.
+
+    Raises:
+        ConfigError: a text that says nothing of the kind.
+    """
+    for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not all(key.split(".")):
             raise ConfigError(f"--set {text}: expected KEY=VALUE, such as batch.max_rows=256")
         _put(data, key.split("."), parse_yaml(value, f"--set {text}"), f"--set {text}")
-    return from_mapping(ServingConfig, data)
 
 
 def _put(data: dict[str, Any], keys: Sequence[str], value: Any, said: str) -> None:
