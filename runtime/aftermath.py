@@ -52,7 +52,7 @@ def spread(
             cause = next(filter(None, (_read(poisoned, r) for r in requirements)), raised)
             if cause is not None:
                 poisoned.add(requirements, cause)
-            elif not launched.is_predicated:  # else it might not overwrite anything
+            else:
                 poisoned.spreads(requirements)
 
 

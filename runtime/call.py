@@ -7,7 +7,7 @@ An :class:`Executable` is made once for a point of a launch on a rank; each laun
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from reprlib import repr as short
 from types import SimpleNamespace
@@ -96,7 +96,9 @@ class ResolvedCall(Call):
     ) -> None:
         super().__init__(executable, values)
         given = [v.at(executable.colour) for v in values if isinstance(v, (Future, FutureMap))]
-        given += () if predicate is None else (predicate,)
+        if predicate is not None:
+            given.append(predicate)
+            self.requirements = tuple(replace(r, is_certain=False) for r in self.requirements)
         self.requirements += tuple(Requirement(f.key, ONE, R) for f in given)
         if result is not None:
             self.requirements += (Requirement(result.key, ONE, WD),)

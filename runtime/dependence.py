@@ -33,6 +33,7 @@ class Requirement:
         privilege: what the task may do to them.
         partition: a disjoint partition that ``space`` is a part of, if there is one.
         is_data: whether ``space`` is what is used; else it may be more, for the order alone.
+        is_certain: whether it is used for sure; else the launch has a predicate, and might not run.
     """
 
     key: Hashable
@@ -40,6 +41,7 @@ class Requirement:
     privilege: Privilege
     partition: object = None
     is_data: bool = True
+    is_certain: bool = True
 
     def conflicts_with(self, other: Requirement) -> bool:
         """Whether two launches with these requirements must keep their order."""

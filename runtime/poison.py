@@ -1,7 +1,8 @@
 """Poison: data that were never made, because a task raised, and what depends on them.
 
 Poison spreads along requirements: who reads it, is skipped and poisons what it would have written;
-who overwrites it without reading (``WD``), clears it.
+who overwrites it without reading (``WD``), clears it - unless a predicate decides whether it does:
+what counts is known from the launches alone, the same on every rank.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class PoisonedData:
                     self.add(requirements, cause)
                     return cause
         for requirement in requirements:
-            if requirement.privilege.writes and requirement.key in self.spaces:
+            is_overwritten = requirement.privilege.writes and requirement.is_certain
+            if is_overwritten and requirement.key in self.spaces:
                 self._clear(requirement.key, requirement.space)
         return None
 

@@ -11,6 +11,7 @@ Plain values in and out; the exchange itself is :mod:`specinfer.runtime.agreemen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -113,9 +114,12 @@ class Launched:
 
     def requirements(self, point: Point) -> tuple[Requirement, ...]:
         """What a point does to fields and futures, wherever it runs."""
+        used = point.requirements
+        if self.is_predicated:
+            used = tuple(replace(requirement, is_certain=False) for requirement in used)
         given = tuple(Requirement(f.at(point.colour).key, ONE, R) for f in self.given)
         result = Requirement(("future", self.launch, point.colour), ONE, WD)
-        return (*point.requirements, *given, result)
+        return (*used, *given, result)
 
 
 class Replayed:

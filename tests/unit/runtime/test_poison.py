@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,19 @@ def copy(x: Ints, y: Ints) -> None:
 @task(x=WD)
 def clear(x: Ints) -> None:
     x[...] = 0
+
+
+@task(x=WD)
+def seven(x: Ints) -> int:
+    x[...] = 7
+    return 7
+
+
+@task()
+def say(it: Any) -> bool:
+    if it is None:
+        raise ArithmeticError("nothing to say")
+    return bool(it)
 
 
 @task(x=R, total=Reduce("+"))
@@ -136,6 +150,39 @@ def test_data_that_are_overwritten_are_whole_again(runtime: Runtime) -> None:
     runtime.launch(clear, x=x)
     runtime.launch(increment, x=x)
     assert runtime.read(x).tolist() == [1] * 8
+
+
+@everywhere
+@pytest.mark.parametrize("runs", [False, True])
+def test_data_that_might_be_overwritten_are_not_made_whole(kind: str, runs: bool) -> None:
+    with MAKERS[kind]() as runtime:
+        x = vector(runtime)
+        with suppress(ArithmeticError):  # at the launch, or
+            runtime.launch(fail, x=x)
+        with suppress(PoisonedError):  # later
+            runtime.fence()
+        future = runtime.launch(seven, x=x, predicate=runtime.launch(say, it=runs), otherwise=3)
+        assert future.get() == (7 if runs else 3)  # it reads nothing that was not made
+        with pytest.raises(PoisonedError, match="no such number"):
+            runtime.read(x)
+        runtime.launch(clear, x=x)
+        assert runtime.read(x).tolist() == [0] * 8
+
+
+def test_a_value_that_was_never_made_is_made_in_the_next_replay(runtime: Runtime) -> None:
+    x = vector(runtime)
+
+    def body(it: Any) -> Any:
+        return runtime.launch(seven, x=x, predicate=runtime.launch(say, it=it), otherwise=3)
+
+    step = runtime.trace("step", body)
+    for _ in range(3):
+        assert step(it=False).get() == 3
+    step(it=None)
+    take_error(runtime, "nothing to say")
+    assert step(it=False).get() == 3
+    with pytest.raises(PoisonedError, match="nothing to say"):
+        runtime.read(x)
 
 
 def test_points_that_are_overwritten_are_whole_again_the_others_not(runtime: Runtime) -> None:

@@ -18,6 +18,7 @@ from specinfer.runtime.binding import bind_index, bind_single
 from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.divergence import first_difference
 from specinfer.runtime.future import Future, Parameter
+from specinfer.runtime.index_space import ONE
 from specinfer.runtime.partition import Projection, equal, points
 from specinfer.runtime.poison import PoisonedData
 from specinfer.runtime.privilege import RW, WD, R, Reduce
@@ -348,7 +349,8 @@ def test_what_raises_on_poison_is_told_by_the_first_cause() -> None:
 def test_a_launch_that_might_not_run_makes_nothing_whole() -> None:
     history = History()
     poisoned = PoisonedData()
-    poisoned.add([Requirement((LINE.id, "value"), LINE.space, WD)], "earlier")
+    result = Requirement(("future", 0, None), ONE, WD)
+    poisoned.add([Requirement((LINE.id, "value"), LINE.space, WD), result], "earlier")
     history.launch(
         0,
         0,
@@ -358,6 +360,7 @@ def test_a_launch_that_might_not_run_makes_nothing_whole() -> None:
     )
     spread(poisoned, history.unsettled, 0, {})
     assert poisoned.cause_in((LINE.id, "value"), LINE.space) == "earlier"
+    assert poisoned.cause_in(result.key, ONE) is None  # that of an earlier replay
 
 
 def test_poison_spreads_point_by_point_also_in_replays() -> None:
