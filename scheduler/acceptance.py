@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from specinfer.runtime.privilege import R
 from specinfer.runtime.task import task
-from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
+from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.sampling.process import distribution
 from specinfer.scheduler.token_tree import TokenTree
 from specinfer.scheduler.verifiers import Accepted, follow
@@ -39,7 +39,7 @@ class Verification:
 
     def accepted(self, logits: Tensor) -> Accepted:
         """Verify; logits (N, vocabulary). Only rows that the path visits are looked at."""
-        if replace(self.params, seed=None) == GREEDY:
+        if self.params.is_greedy and self.params.is_plain:
             return follow(self.tree, lambda node: int(logits[node].argmax()))
 
         def rows(node: int) -> Probabilities:

@@ -1,1 +1,1 @@
-"""How the next token is picked from logits: parameters, and what they make of a row."""
+"""From one row of logits to the probabilities that the next token is drawn from."""

@@ -8,7 +8,7 @@ agree with is dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
@@ -34,7 +34,7 @@ class Drawing:
     @property
     def is_plain(self) -> bool:
         """Whether the likeliest tokens are wanted, and nothing changes which these are."""
-        return self.how == "top_k" and replace(self.params, seed=None) == GREEDY
+        return self.how == "top_k" and self.params.is_greedy and self.params.is_plain
 
 
 PLAIN = Drawing()
