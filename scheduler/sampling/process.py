@@ -13,8 +13,8 @@ parts tokens of the same probability: all of them are kept, so that the law does
 the vocabulary is numbered. (Logits in bfloat16 tie often.)
 
 All of it is in float64, on the host: ratios and residuals of these probabilities decide what a
-verifier accepts, and with vectorised loops the wide numbers cost little more than narrow ones. No
-row is sorted as a whole but by ``typical_p``, or by ``top_p`` if the row is almost flat.
+verifier accepts, and with vectorised loops the wide numbers cost little more than narrow ones. Only
+values are sorted, never tokens, and for ``top_p`` only those that may be kept.
 """
 
 from __future__ import annotations
@@ -156,14 +156,15 @@ def _least_of_top(weights: Row, mass: float) -> float:
 
 def _is_untypical(weights: Row, mass: float) -> NDArray[np.bool_]:
     """The tokens but those closest to the average surprise (Meister et al., TACL 2023)."""
-    (possible,) = weights.nonzero()
-    surprise = -np.log(weights[possible])
-    entropy = float(weights[possible] @ surprise)
-    deviation = np.full(len(weights), np.inf)
-    deviation[possible] = np.abs(surprise - entropy)
-    order = possible[np.argsort(deviation[possible])]
-    place = int(np.searchsorted(np.cumsum(weights[order]), mass))
-    untypical: NDArray[np.bool_] = deviation > deviation[order[min(place, len(order) - 1)]]
+    # The closest ones are all tokens between two probabilities: only values are to be sorted, and
+    # distances of sorted values are two runs, which a stable sort merges.
+    ranked = np.sort(weights[weights > 0])
+    surprise = -np.log(ranked)
+    distance = np.abs(surprise - ranked @ surprise)
+    order = np.argsort(distance, kind="stable")
+    place = int(np.searchsorted(np.cumsum(ranked[order]), mass))
+    kept = ranked[distance <= distance[order[min(place, len(order) - 1)]]]
+    untypical: NDArray[np.bool_] = (weights < kept[0]) | (weights > kept[-1])
     return untypical
 
 
