@@ -291,7 +291,28 @@ _RESULTS = (
     "Optional[int]",
     "Tuple[int, int]",
 )
-_OPENINGS = ('"""', '""" ', '"""\n    ')
+_OPENINGS = tuple(
+    '"""' + words
+    # No blank at the end: a word's token begins with the blank before it.
+    for words in (
+        "",
+        "\n   ",
+        " Given",
+        "\n    Given",
+        " For a given",
+        " Return",
+        "\n    Return",
+        " Check if",
+        " Find",
+        " You are given",
+        "\n    You are given",
+        " Write a function that",
+        " Create a function which",
+        " Implement",
+        " From a list",
+        " Input",
+    )
+)
 
 
 def task_heads(count: int, seed: int) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -279,7 +279,9 @@ class Tuning:
         _load_weights(network, self._weights(f"ssm-{number - 1}" if is_next else BASE))
         packer = Packer(self._written[TRAIN], self._vocabulary, config.training.row_tokens)
         lesson = state.lesson(config.boosting.keep, config.training.seed)
-        trainer = self._trainer(network, packer, lesson, config.training, name)
+        # An order of its own: SSMs that see the same texts should not become the same.
+        training = replace(config.training, seed=config.training.seed + number)
+        trainer = self._trainer(network, packer, lesson, training, name)
         if not trainer.run(budget, self._watch, f"{name} ({len(lesson):,} texts)"):
             return False
         self._keep_curve(name, trainer)

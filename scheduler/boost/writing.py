@@ -21,8 +21,6 @@ from specinfer.scheduler.boost.corpus import Corpus, Text, load_corpus
 from specinfer.scheduler.boost.network import load_network
 from specinfer.scheduler.boost.watch import Budget, Watch
 from specinfer.scheduler.boost.writer import write
-from specinfer.scheduler.config import BatchConfig, GenerationConfig
-from specinfer.scheduler.llm import LLM
 
 Write = Callable[[Sequence[NDArray[Any]]], list[Text]]
 
@@ -49,6 +47,10 @@ def torch_writer(llm: Checkpoint, config: WritingConfig, device: str) -> Write:
 
 def engine_writer(llm: Checkpoint, config: WritingConfig) -> Write:
     """Continues prompts with the engine, without speculation."""
+    # Here and not above: on a GPU nothing of the engine is needed.
+    from specinfer.scheduler.config import BatchConfig, GenerationConfig
+    from specinfer.scheduler.llm import LLM
+
     model = LLM(llm.path)
     model.compile(
         GenerationConfig(max_new_tokens=config.max_new_tokens),
