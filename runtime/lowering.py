@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from specinfer.runtime.binding import Binding, Point, Units, narrowed
 from specinfer.runtime.errors import ConfigError, MapperError
 from specinfer.runtime.index_space import IndexSpace
-from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On
+from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, written_whole
 from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.placement import (
     Contribution,
@@ -193,6 +193,11 @@ def _divided(
             )
         used[axis] = mesh_axis
         size, unit = _size(binding, mesh, mesh_axis), binding.units(axis)
+        if whole := written_whole(task, axis):
+            raise MapperError(
+                f"{binding}: a mapper divided it along {axis}, but every part would write all of "
+                f"{whole[0]}, expected an axis that each written argument has, or is a sum over"
+            )
         blocks = share(unit.count, size) if blocks is None else blocks
         ends = [0, *(high for _, high in blocks)]
         if (
@@ -206,12 +211,10 @@ def _divided(
             )
         units[mesh_axis] = unit, blocks
     by_spaces: dict[tuple[IndexSpace, ...], Ranks] = {}
-    active = 0
     for rank in range(mesh.num_ranks):
         chosen = [(u, blocks[mesh.coordinate(rank, a)]) for a, (u, blocks) in units.items()]
         if any(low == high for _, (low, high) in chosen):
             continue  # nothing to do for this rank
-        active |= 1 << rank
         spaces = []
         for name, part in point.parts.items():
             space = part.space
@@ -219,10 +222,10 @@ def _divided(
                 space = narrowed(space, unit, name, block)
             spaces.append(space)
         by_spaces[tuple(spaces)] = by_spaces.get(tuple(spaces), 0) | 1 << rank
-    if not active:  # nothing to divide, but there may be zeros to write
+    if not by_spaces:  # nothing to divide, but there may be zeros to write
         return [Part(point, mesh.everyone, {n: p.space for n, p in point.parts.items()})], ()
     summed = [a for a, (axis, _) in where.axes.items() if axis in task.division.sums]
-    groups = tuple(g & active for g in mesh.groups(summed) if g & active) if summed else ()
+    groups = mesh.groups(summed) if summed else ()
     written = frozenset(n for n, p in task.privileges.items() if not p.reads and p.op is None)
     if summed and any(p.reads and p.writes for p in task.privileges.values()):
         raise MapperError(f"{binding}: cannot sum over {summed}: it reads what it writes")

@@ -60,7 +60,8 @@ class Division:
 
     Attributes:
         axes: for each region argument, what its dimensions count; None: always needed whole.
-        sums: axes over which written arguments are sums: parts give partial sums.
+        sums: axes over which written arguments are sums: parts give partial sums. Nothing is
+            divided along an axis that a written argument lacks, unless it is one of these.
     """
 
     axes: Mapping[str, tuple[Axis | None, ...]] = field(default_factory=dict)

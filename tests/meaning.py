@@ -197,6 +197,10 @@ def _perform_divisible(task: TaskPlan, by: int, size: int, arrays: Sequence[Numb
             np.maximum(out, x.max(0, initial=-by) if len(x) else out, out=out)
         case "fold", "min":
             np.minimum(out, x.min(0, initial=by) if len(x) else out, out=out)
+        case "fold", "WD":
+            out[...] = x.sum(0) * by
+        case "fold", "RW":
+            out[...] = (out * 3 + x.sum(0) * by) % 1009
         case _:
             raise AssertionError(f"no such task: {task}")
 

@@ -346,7 +346,7 @@ class _Maker:
                 modes, out = ("R", "WD"), self.fitting((rows,))
                 arguments = (x, out)
             elif kind == "fold":
-                modes = ("R", self.choose(("+", "max", "min")))
+                modes = ("R", self.choose(("+", "max", "min", "WD", "RW")))
                 out = self.fitting((columns,))
                 arguments = (x, out)
             else:

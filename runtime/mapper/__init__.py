@@ -52,7 +52,8 @@ Where = Everywhere | On | Divided
 def divisible_axes(task: Task) -> list[str]:
     """The axes that launches of a task can be divided along.
 
-    Not every axis that it declares: a task that reads what it writes cannot write summands.
+    Not every axis that it declares: a task that reads what it writes cannot write summands, and
+    what it writes must be divided too, see :func:`written_whole`.
 
     >>> from specinfer.runtime.privilege import RW, R
     >>> from specinfer.runtime.task import task
@@ -65,7 +66,35 @@ def divisible_axes(task: Task) -> list[str]:
     if not task.is_pure or task.returns:
         return []
     updates = any(privilege.reads and privilege.writes for privilege in task.privileges.values())
-    return [name for name in task.division.names if not (updates and name in task.division.sums)]
+    return [
+        name
+        for name in task.division.names
+        if not (updates if name in task.division.sums else written_whole(task, name))
+    ]
+
+
+def written_whole(task: Task, axis: str) -> list[str]:
+    """Arguments that every part of a launch, divided along an axis, would write whole.
+
+    They lack the axis, and are no sums over it. A reduction is none of them: the operator puts
+    together what parts contribute.
+
+    >>> from specinfer.runtime.privilege import WD, R
+    >>> from specinfer.runtime.task import task
+    >>> @task(x=R, y=WD, pure=True, axes={"x": ("rows", "columns"), "y": ("columns",)})
+    ... def largest_rows(x, y) -> None:
+    ...     y[:] = x.max(0)
+    >>> written_whole(largest_rows, "rows"), divisible_axes(largest_rows)
+    (['y'], ['columns'])
+    """
+    if axis in task.division.sums:
+        return []
+    return [
+        name
+        for name, privilege in task.privileges.items()
+        if privilege.writes
+        and all(dim is None or dim.name != axis for dim in task.division.axes.get(name, ()))
+    ]
 
 
 class Mapper:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from unit.runtime.setups import Listing, on_ranks
+from unit.runtime.setups import MAKERS, Listing, everywhere, on_ranks
 
 from specinfer.runtime import distributor
 from specinfer.runtime.binding import Binding
@@ -18,10 +18,10 @@ from specinfer.runtime.executor.shuffled import ShuffledExecutor
 from specinfer.runtime.machine.sim import SimulatedRanks
 from specinfer.runtime.mapper import Divided, Everywhere, Mapper, On, Shardings, Where
 from specinfer.runtime.mesh import Mesh, line
-from specinfer.runtime.partition import Colour, equal
+from specinfer.runtime.partition import Colour, blocks, equal
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.region import Region
-from specinfer.runtime.task import task
+from specinfer.runtime.task import Task, task
 
 Ints = NDArray[np.int64]
 
@@ -72,6 +72,30 @@ def increment(x: Ints) -> None:
 @task(x=RW, pure=True, axes={"x": ("rows",)}, sums=("rows",))
 def change_in_parts(x: Ints) -> None:
     x += 1
+
+
+COLUMNS = {"x": ("rows", "columns"), "total": ("columns",)}
+
+
+@task(x=R, total=WD, pure=True, axes=COLUMNS)
+def add_columns(x: Ints, total: Ints) -> None:
+    total[:] = x.sum(0)
+
+
+@task(x=R, total=RW, pure=True, axes=COLUMNS)
+def add_columns_to(x: Ints, total: Ints) -> None:
+    total += x.sum(0)
+
+
+@task(x=R, total=Reduce("+"), pure=True, axes=COLUMNS)
+def reduce_columns(x: Ints, total: Ints) -> None:
+    total += x.sum(0)
+
+
+@task(x=R, y=WD, total=WD, pure=True, axes={"x": ("rows", None), "y": ("rows", None)})
+def add_up_too(x: Ints, y: Ints, total: Ints) -> None:
+    y[:] = x
+    total[:] = x.sum()
 
 
 @task(x=R, total=Reduce("+"), pure=True)
@@ -161,6 +185,25 @@ class Layers:
         x, up, down = (self.runtime.array(r, "value") for r in (self.x, self.up, self.down))
         y: list[list[int]] = (x + np.maximum(x @ up.T, 0) @ down.T).tolist()
         return y
+
+
+def arguments_of(what: Task, x: Region, y: Region, total: Region) -> dict[str, Any]:
+    known = {"x": x, "y": y, "total": total}
+    return {name: known[name] for name in what.parameters}
+
+
+@everywhere
+@pytest.mark.parametrize("what", [add_columns, add_columns_to, reduce_columns, add_up_too])
+def test_what_is_divided_is_what_every_written_argument_has(kind: str, what: Task) -> None:
+    """Or, of a reduction, what its operator puts together: by default a launch follows x."""
+    with MAKERS[kind]() as runtime:
+        x, y = matrix(runtime, "x", 6, 6), matrix(runtime, "y", 6, 6)
+        total = runtime.region("total", (6,), {"value": "int64"})
+        runtime.index_launch(increment, 2, x=blocks(x, (3, 3)))
+        runtime.launch(what, **arguments_of(what, x, y, total))
+        values = np.arange(36).reshape(6, 6) % 5 - 1
+        expected = [int(values.sum())] * 6 if what is add_up_too else values.sum(0).tolist()
+        assert runtime.read(total).tolist() == expected
 
 
 class TestTensorParallelism:
@@ -422,6 +465,15 @@ class TestAnswersOfMappers:
             MapperError, match=r"count\(x=R x\): .* its parts would each return a v"
         ):
             runtime.launch(count, x=vector(runtime))
+
+    @pytest.mark.parametrize("what", [add_columns, add_columns_to, add_up_too])
+    def test_refuses_parts_that_would_each_write_everything(self, what: Task) -> None:
+        runtime = on_ranks(2, mapper=ByTask(line(2), {what.name: along("rows")}))
+        x, y = matrix(runtime, "x", 6, 6), matrix(runtime, "y", 6, 6)
+        with pytest.raises(
+            MapperError, match=r"divided it along rows, but every part would write all of total, e"
+        ):
+            runtime.launch(what, **arguments_of(what, x, y, vector(runtime, "total")))
 
     def test_refuses_sums_of_what_a_task_reads_and_writes(self) -> None:
         runtime = on_ranks(2, mapper=ByTask(line(2), {"change_in_parts": along("rows")}))
