@@ -50,10 +50,13 @@ def row(seed: int, size: int = 40) -> torch.Tensor:
 
 def history(seed: int) -> tuple[list[int], list[int]]:
     generator = np.random.default_rng(seed)
-    prompt = generator.integers(0, 12, 1 + seed % 9).tolist()
-    output = generator.integers(0, 12, seed % 8).tolist()
-    # So that the beginnings of bad words stand at the end.
-    return prompt, output + [[], [1, 2], [2], [8]][seed % 4]
+    text = generator.integers(0, 12, 2 + seed % 15).tolist()
+    # So that beginnings of bad words stand at the end, of the prompt alone or of both.
+    text += [[], [1, 2], [2], [8]][seed % 4]
+    num_prompt = int(generator.integers(1, len(text) + 1))
+    if seed % 3 == 0:
+        num_prompt = len(text) - seed % 2
+    return text[:num_prompt], text[num_prompt:]
 
 
 def some_params(seed: int) -> SamplingParams:
