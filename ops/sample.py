@@ -1,4 +1,4 @@
-"""Tokens from logits: the likeliest, or the k likeliest with their log-probabilities."""
+"""The likeliest tokens of logits, with their log-probabilities."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from torch import Tensor
 
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
-
-
-@task(logits=R, tokens=WD, pure=True, axes={"logits": ("rows", None), "tokens": ("rows",)})
-def argmax(logits: Tensor, tokens: Tensor) -> None:
-    """``tokens[i]`` is the likeliest token of row i; logits (rows, vocabulary), tokens int64."""
-    torch.argmax(logits, dim=-1, out=tokens)
 
 
 @task(

@@ -42,7 +42,8 @@ from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_slots import KVSlots
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
-from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
+from specinfer.scheduler.speculators.proposals import ReducedVocabulary
+from specinfer.scheduler.speculators.ssm import SSMSpeculator, most_nodes
 from specinfer.scheduler.step_cost import StepCost, measure_step_cost
 
 
@@ -56,6 +57,8 @@ class Plan:
         definition: says what it computes.
         layers: how many of its first layers are used; None for all.
         expansion: shape of its trees, if it is an SSM.
+        nodes: most nodes of one, the likeliest; 0: all.
+        draws: how its children are drawn; None: as the verifier likes it best.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Plan:
     definition: Definition
     layers: int | None = None
     expansion: Sequence[int] = ()
+    nodes: int = 0
+    draws: str | None = None
 
     @property
     def prefix(self) -> str:
@@ -173,7 +178,9 @@ class Assembly:
     length: int
     dtype: torch.dtype
 
-    def engine(self, llm: Plan, drafts: Sequence[Plan | NGram], progress: Progress) -> Engine:
+    def engine(
+        self, llm: Plan, drafts: Sequence[Plan | NGram], verifier: str, progress: Progress
+    ) -> Engine:
         """Read all weights and connect an LLM with its speculators.
 
         Raises:
@@ -185,7 +192,7 @@ class Assembly:
             program if isinstance(draft, NGram) else compile_graph(draft.graph) for draft in drafts
         ]
         ssms = [
-            (draft, runs, _num_nodes(draft))
+            (draft, runs, _num_computed(draft))
             for draft, runs in zip(drafts, drafted, strict=True)
             if isinstance(draft, Plan)
         ]
@@ -199,10 +206,10 @@ class Assembly:
             else:
                 shared = draft.checkpoint is llm.checkpoint
                 own = weights if shared else self._weights(draft, runs, progress)
-                decoder = self._decoder(runs, own, _num_nodes(draft))
-                speculators.append(SSMSpeculator(draft.name, decoder, draft.expansion))
+                decoder = self._decoder(runs, own, _num_computed(draft))
+                speculators.append(_ssm(draft, decoder, program))
         nodes = sum(speculator.max_nodes for speculator in speculators)
-        return Engine(self._decoder(program, weights, nodes), speculators)
+        return Engine(self._decoder(program, weights, nodes), speculators, verifier=verifier)
 
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
         weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)
@@ -267,5 +274,17 @@ class Assembly:
 
 
 def _num_nodes(draft: Plan | NGram) -> int:
-    """Most nodes of a speculator's tree, the root not counted."""
-    return draft.ngram if isinstance(draft, NGram) else sum(level_sizes(draft.expansion))
+    """Most nodes that a speculator proposes, the root not counted."""
+    return draft.ngram if isinstance(draft, NGram) else most_nodes(draft.expansion, draft.nodes)[0]
+
+
+def _num_computed(draft: Plan | NGram) -> int:
+    """Most nodes that it computes itself."""
+    return 0 if isinstance(draft, NGram) else most_nodes(draft.expansion, draft.nodes)[1]
+
+
+def _ssm(plan: Plan, decoder: Decoder, llm: Program) -> SSMSpeculator:
+    known = plan.checkpoint.draft_vocabulary
+    size = llm.values[llm.output.name].width
+    vocabulary = None if known is None else ReducedVocabulary(known, size)
+    return SSMSpeculator(plan.name, decoder, plan.expansion, plan.nodes, vocabulary, plan.draws)

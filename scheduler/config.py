@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from specinfer.runtime.config import from_mapping, read_yaml
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.memory import budgets_from
 from specinfer.scheduler.errors import TreeError
+from specinfer.scheduler.speculators.drawing import DRAWS
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
+from specinfer.scheduler.verifiers.choice import AUTO, VERIFIERS
 
 DEFAULT_MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16")
@@ -24,11 +26,19 @@ def _at_least_one(config: object, *names: str) -> None:
             raise ValueError(f"{name} is {value}, expected at least 1")
 
 
-def _check_expansion(expansion: tuple[int, ...]) -> None:
+def _check_tree(draft: SSM | PrefixSSM) -> None:
     try:
-        level_sizes(expansion)
+        level_sizes(draft.expansion)
     except TreeError as error:
         raise ValueError(str(error)) from None
+    if draft.nodes < 0:
+        raise ValueError(f"nodes is {draft.nodes}, expected at least 1, or 0 for all")
+    _one_of(draft, "draws", (AUTO, *DRAWS))
+
+
+def _one_of(config: object, name: str, known: Collection[str]) -> None:
+    if (value := getattr(config, name)) not in known:
+        raise ValueError(f"{name} is {value!r}, expected {' or '.join(known)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +48,18 @@ class SSM:
     Attributes:
         model: a name of the catalogue, an ``owner/name`` of the hub, or a path.
         expansion: children of each node, by level of the token tree.
+        nodes: most nodes of a tree, the likeliest; 0: all of the expansion's.
+        draws: how children are drawn for texts that are sampled: ``auto`` (as the verifier likes it
+            best), ``top_k``, ``iid``, ``without_replacement`` or ``race``.
     """
 
     model: str
     expansion: tuple[int, ...] = DEFAULT_EXPANSION
+    nodes: int = 0
+    draws: str = AUTO
 
     def __post_init__(self) -> None:
-        _check_expansion(self.expansion)
+        _check_tree(self)
 
     @property
     def name(self) -> str:
@@ -59,14 +74,18 @@ class PrefixSSM:
     Attributes:
         prefix_layers: how many; its final norm and vocabulary are the LLM's.
         expansion: children of each node, by level of the token tree.
+        nodes: most nodes of a tree, the likeliest; 0: all of the expansion's.
+        draws: as of :class:`SSM`.
     """
 
     prefix_layers: int
     expansion: tuple[int, ...] = DEFAULT_EXPANSION
+    nodes: int = 0
+    draws: str = AUTO
 
     def __post_init__(self) -> None:
         _at_least_one(self, "prefix_layers")
-        _check_expansion(self.expansion)
+        _check_tree(self)
 
     @property
     def name(self) -> str:
@@ -112,6 +131,22 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "max_new_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationConfig:
+    """How guesses are verified.
+
+    Attributes:
+        verifier: of texts that are sampled: ``auto`` (``coupled``), ``coupled``, ``mss``,
+            ``mss_without_replacement`` or ``naive``; ``greedy`` serves none. At temperature 0 the
+            likeliest tokens are followed, whatever is said here.
+    """
+
+    verifier: str = AUTO
+
+    def __post_init__(self) -> None:
+        _one_of(self, "verifier", (AUTO, *VERIFIERS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +196,7 @@ class ServingConfig:
         dtype: ``float32`` or ``bfloat16``.
         executor: ``serial``, or ``threads`` for independent tasks at once.
         drafts: the speculators, merged; empty for incremental decoding.
+        speculation: how their guesses are verified.
         batch: how much is done at once.
         generation: how texts are written.
         parallel: how the work is spread over ranks.
@@ -173,18 +209,15 @@ class ServingConfig:
     dtype: str = "float32"
     executor: str = "serial"
     drafts: tuple[Draft, ...] = (NGram(),)
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     memory: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("dtype", DTYPES),
-            ("executor", EXECUTORS),
-        ):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f"{name} is {value!r}, expected {' or '.join(known)}")
+        _one_of(self, "dtype", DTYPES)
+        _one_of(self, "executor", EXECUTORS)
         try:
             budgets_from(self.memory)
         except ConfigError as error:

@@ -34,12 +34,14 @@ from specinfer.scheduler.config import (
     ParallelConfig,
     PrefixSSM,
     ServingConfig,
+    SpeculationConfig,
 )
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.request_lanes import RequestLanes
 from specinfer.scheduler.stats import Stats
+from specinfer.scheduler.verifiers.choice import AUTO, check_draws
 
 DEFAULT_LENGTH = 2048
 """Longest request, unless asked for more."""
@@ -120,6 +122,7 @@ class LLM:
         llm.compile(
             config.generation,
             ssms=config.drafts,
+            verifier=config.speculation.verifier,
             batch=config.batch,
             executor=config.executor,
             parallel=config.parallel,
@@ -154,17 +157,18 @@ class LLM:
             layers, num_layers = draft.prefix_layers, compile_graph(self.plan().graph).num_layers
             if layers > num_layers:
                 raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
-            return Plan(draft.name, self._checkpoint, self._definition, layers, draft.expansion)
+            return Plan(draft.name, self._checkpoint, self._definition, layers, **_tree_of(draft))
         checkpoint = self._open(draft.model)
         self._check_vocabulary(draft.model, checkpoint)
         definition = definition_for(checkpoint.config)
-        return Plan(draft.name, checkpoint, definition, expansion=draft.expansion)
+        return Plan(draft.name, checkpoint, definition, **_tree_of(draft))
 
     def compile(
         self,
         generation_config: GenerationConfig | None = None,
         *,
         ssms: Sequence[Draft] = (),
+        verifier: str = AUTO,
         batch: BatchConfig | None = None,
         executor: str = "serial",
         parallel: ParallelConfig | None = None,
@@ -176,6 +180,7 @@ class LLM:
         Args:
             generation_config: how texts are written.
             ssms: speculators, whose trees are merged; none for incremental decoding.
+            verifier: of texts that are sampled; see :class:`SpeculationConfig`.
             batch: how much is done at once.
             executor: ``serial`` or ``threads``.
             parallel: how the work is spread over the ranks of ``mpirun``.
@@ -186,6 +191,9 @@ class LLM:
             SpecInferError: weights that do not fit, or an SSM that cannot speculate for this LLM.
         """
         batch = batch or BatchConfig()
+        SpeculationConfig(verifier=verifier)
+        for draft in ssms:
+            _check_draws(draft, verifier)
         self._generation = generation_config or GenerationConfig()
         torch.set_grad_enabled(False)
         # An SSM that does not fit is refused before the slow reading of weights.
@@ -197,7 +205,7 @@ class LLM:
         )
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
         self._lanes = RequestLanes(profiler) if profiler else None
-        self._engine = assembly.engine(self.plan(), plans, self._progress)
+        self._engine = assembly.engine(self.plan(), plans, verifier, self._progress)
 
     def generate(
         self, prompts: Prompt | Sequence[Prompt], *, max_new_tokens: int | None = None
@@ -330,6 +338,17 @@ class LLM:
             Request(id=n, prompt=self.encode(p), max_new_tokens=most, eos_ids=eos)
             for n, p in enumerate(prompts, start=self._num_requests)
         ]
+
+
+def _tree_of(draft: SSM | PrefixSSM) -> dict[str, Any]:
+    draws = None if draft.draws == AUTO else draft.draws
+    return {"expansion": draft.expansion, "nodes": draft.nodes, "draws": draws}
+
+
+def _check_draws(draft: Draft, verifier: str) -> None:
+    """Refuse a pair of drafter and verifier that would change the law of the text."""
+    if not isinstance(draft, NGram) and AUTO not in (draft.draws, verifier):
+        check_draws(verifier, draft.draws)
 
 
 def _watched(events: Iterable[Event], lanes: RequestLanes) -> Iterator[Event]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from specinfer.models.batch import BatchLimits
 from specinfer.models.compiler import Program, compile_graph
 from specinfer.models.definition import definition_for
+from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.models.model import Model, weight_regions
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.executor import Executor
@@ -25,7 +26,8 @@ from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_slots import KVSlots
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Speculator
-from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
+from specinfer.scheduler.speculators.proposals import ReducedVocabulary
+from specinfer.scheduler.speculators.ssm import SSMSpeculator, most_nodes
 
 # Products this small are ten times faster on one thread where cores are shared.
 torch.set_num_threads(1)
@@ -102,16 +104,35 @@ def noisy_copy(model: TinyModel, seed: int, noise: float = 0.03) -> TinyModel:
     )
 
 
+def reduced(model: TinyModel, ids: Sequence[int]) -> TinyModel:
+    """A model that knows some of the tokens; its last row stands for all others."""
+    rows = torch.tensor([*ids, 0])
+    weights = {
+        name: weight[rows] if name in ("model.embed_tokens.weight", "lm_head.weight") else weight
+        for name, weight in model.weights.items()
+    }
+    return TinyModel({**model.config, "vocab_size": len(rows)}, weights)
+
+
 # Engines
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An SSM: a model or its first layers, and the shape of its trees."""
+    """An SSM: a model or its first layers, and the shape of its trees.
+
+    Attributes:
+        nodes: most nodes of a tree; 0: all.
+        known: the tokens that the model knows, of so many that the LLM has; None: the LLM's.
+        draws: how children are drawn; None: as the verifier likes it.
+    """
 
     model: TinyModel
     expansion: tuple[int, ...]
     layers: int | None = None
+    nodes: int = 0
+    known: tuple[tuple[int, ...], int] | None = None
+    draws: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,9 +197,13 @@ def make_decoder(
 
 def make_ssm(draft: Draft, sizes: Sizes, runtime: Runtime | None = None) -> SSMSpeculator:
     """An SSM with a decoder of its own."""
-    nodes = sum(level_sizes(draft.expansion))
+    _, nodes = most_nodes(draft.expansion, draft.nodes)
     decoder = make_decoder(draft.model, sizes, nodes=nodes, runtime=runtime, layers=draft.layers)
-    return SSMSpeculator("ssm", decoder, draft.expansion)
+    known = None
+    if draft.known is not None:
+        ids, size = draft.known
+        known = ReducedVocabulary(DraftVocabulary(ids, ""), size)
+    return SSMSpeculator("ssm", decoder, draft.expansion, draft.nodes, known, draft.draws)
 
 
 def make_bench(

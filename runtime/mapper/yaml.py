@@ -6,7 +6,7 @@ The first rule that fits a launch decides; a launch without one follows its data
     launches:
       - {region: "*.q_proj.weight", divide: features, over: tensor, units: 3}
       - {task: add, divide: rows, over: tensor}
-      - {task: argmax, rank: 0}
+      - {task: accept, rank: 0}
       - {task: "embed*", everywhere: true}
       - {task: linear, divide: {features: tensor, rows: data}}
     points: [{task: "stencil*", points: cyclic}]

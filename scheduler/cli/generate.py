@@ -178,6 +178,7 @@ def _load(
         llm.compile(
             config.generation,
             ssms=config.drafts,
+            verifier=config.speculation.verifier,
             batch=config.batch,
             executor=config.executor,
             parallel=config.parallel,

@@ -22,6 +22,7 @@ _FLAGS = {
     "definition": ("definition",),
     "dtype": ("dtype",),
     "executor": ("executor",),
+    "verifier": ("speculation", "verifier"),
     "max_requests": ("batch", "max_requests"),
     "max_new_tokens": ("generation", "max_new_tokens"),
     "ignore_eos": ("generation", "ignore_eos"),
@@ -64,6 +65,12 @@ def add_speculation_options(parser: argparse.ArgumentParser) -> None:
         "--expansion",
         metavar="K1,K2,...",
         help="children of each node by level, for drafts with a model (default: 1,1,3,1,1,1,1,1)",
+    )
+    group.add_argument(
+        "--verifier",
+        metavar="NAME",
+        help="of texts that are sampled: coupled (default: the text of a seed is that without"
+        " speculation), mss, mss_without_replacement or naive",
     )
 
 

@@ -8,7 +8,7 @@ agree with is dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from specinfer.scheduler.sampling.params import GREEDY, SamplingParams

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.runtime.privilege import R
 from specinfer.runtime.task import task
 from specinfer.scheduler.sampling.process import distribution
@@ -33,13 +36,59 @@ class Ask:
     count: int
 
 
+class ReducedVocabulary:
+    """What a small model knows of the LLM's vocabulary.
+
+    Args:
+        known: the tokens.
+        size: of the LLM's vocabulary.
+
+    Attributes:
+        num_tokens: how many it knows: the first columns of its logits.
+    """
+
+    def __init__(self, known: DraftVocabulary, size: int) -> None:
+        self.num_tokens = len(known)
+        self._known = known
+        self._ids = torch.from_numpy(known.ids)
+        self._size = size
+
+    def to_draft(self, tokens: Sequence[int]) -> list[int]:
+        """The model's numbers of the LLM's tokens."""
+        found: list[int] = self._known.to_draft(np.array(tokens, np.int64)).tolist()
+        return found
+
+    def to_llm(self, ids: Sequence[int]) -> list[int]:
+        """The LLM's numbers of the model's tokens."""
+        found: list[int] = self._known.to_llm(list(ids)).tolist()
+        return found
+
+    def widened(self, logits: Tensor) -> Tensor:
+        """A row of logits over the LLM's vocabulary; what is not known cannot be drawn."""
+        wide = logits.new_full((self._size,), -torch.inf)
+        wide[self._ids] = logits[: self.num_tokens]
+        return wide
+
+
 @task(logits=R, pure=True)
-def propose(logits: Tensor, asks: Sequence[Ask]) -> list[list[Drawn]]:
-    """Draw children; logits (nodes of all asks, vocabulary)."""
+def propose(
+    logits: Tensor, asks: Sequence[Ask], vocabulary: ReducedVocabulary | None
+) -> list[list[Drawn]]:
+    """Draw children, by their numbers in the LLM's vocabulary.
+
+    Args:
+        logits: (nodes of all asks, vocabulary of the model).
+        asks: what is wanted.
+        vocabulary: the model's; None: the LLM's.
+    """
     found, row = [], 0
     for ask in asks:
-        found.append([_children(logits[row + i], ask, node) for i, node in enumerate(ask.nodes)])
-        row += len(ask.nodes)
+        children = []
+        for node in ask.nodes:
+            wide = logits[row] if vocabulary is None else vocabulary.widened(logits[row])
+            children.append(_children(wide, ask, node))
+            row += 1
+        found.append(children)
     return found
 
 

@@ -8,18 +8,19 @@ is a best-first expansion: at every level only what may still be among the likel
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from specinfer.ops.sample import top_k
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.index_space import IndexSpace
+from specinfer.runtime.region import Subregion
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.errors import TreeError
 from specinfer.scheduler.speculators import Context
 from specinfer.scheduler.speculators.drawing import Drawn, grow
-from specinfer.scheduler.speculators.proposals import Ask, propose
+from specinfer.scheduler.speculators.proposals import Ask, ReducedVocabulary, propose
 from specinfer.scheduler.token_tree import TokenTree
 
 DEFAULT_EXPANSION = (1, 1, 3, 1, 1, 1, 1, 1)
@@ -129,6 +130,8 @@ class SSMSpeculator:
         decoder: the model; its scratch holds as many nodes a request as :func:`most_nodes` says.
         expansion: children of each node, by level.
         nodes: most nodes of a tree, the likeliest; 0: all.
+        vocabulary: the tokens that the model knows, of a larger vocabulary; None: it has the LLM's.
+        draws: how children are drawn for requests that sample; None: as the verifier likes it best.
 
     Raises:
         TreeError: an expansion that cannot make a tree, or wider than the vocabulary.
@@ -140,13 +143,18 @@ class SSMSpeculator:
         decoder: Decoder,
         expansion: Sequence[int] = DEFAULT_EXPANSION,
         nodes: int = 0,
+        vocabulary: ReducedVocabulary | None = None,
+        draws: str | None = None,
     ) -> None:
         self.name = name
+        self._draws = draws
         self.max_nodes, _ = most_nodes(expansion, nodes)
-        if max(expansion) > decoder.model.vocabulary:
+        self._vocabulary = vocabulary
+        self._num_tokens = vocabulary.num_tokens if vocabulary else decoder.model.vocabulary
+        if max(expansion) > self._num_tokens:
             raise TreeError(
                 f"{name}: expansion {list(expansion)}: expected widths of at most the "
-                f"vocabulary's {decoder.model.vocabulary} tokens"
+                f"vocabulary's {self._num_tokens} tokens"
             )
         self._expansion = tuple(expansion)
         self._decoder = decoder
@@ -171,6 +179,7 @@ class SSMSpeculator:
 
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
         """Expand level by level, all requests in one step a level."""
+        contexts = [self._as_told(context) for context in contexts]
         drafts = [_Draft(TokenTree(c.tokens[-1]), self.max_nodes) for c in contexts]
         self._drafts = {c.request: d for c, d in zip(contexts, drafts, strict=True)}
         growing = [(c, d) for c, d in zip(contexts, drafts, strict=True) if c.max_depth > 0]
@@ -198,6 +207,12 @@ class SSMSpeculator:
                 paths.append((request, [node - 1 for node in nodes]))
         self._decoder.commit(paths)
 
+    def _as_told(self, context: Context) -> Context:
+        drawing = context.drawing
+        if self._draws is None or drawing.params.is_greedy:
+            return context
+        return replace(context, drawing=replace(drawing, how=self._draws))
+
     def _catch_up(self, contexts: Sequence[Context]) -> list[Work]:
         """Compute long chains in chunks; return the first level's works."""
         limit = self._decoder.model.limits
@@ -207,28 +222,43 @@ class SSMSpeculator:
             long = [(c, chain) for c, chain in pending if len(chain) > chunk]
             if not long:
                 return [Work(request=c.request, chain=chain) for c, chain in pending]
-            self._decoder.step(
+            self._step(
                 [
                     Work(request=c.request, chain=chain[:chunk], chain_logits=False)
                     for c, chain in long
                 ]
             )
 
+    def _step(self, works: Sequence[Work]) -> Subregion:
+        """Compute, after the texts were put into the model's own vocabulary."""
+        if (known := self._vocabulary) is not None:
+            works = [
+                replace(work, chain=known.to_draft(work.chain), tokens=known.to_draft(work.tokens))
+                for work in works
+            ]
+        return self._decoder.step(works)
+
     def _children(
         self, works: Sequence[Work], growing: Sequence[tuple[Context, _Draft]], width: int
     ) -> list[list[Drawn]]:
         """Compute the works; for each request, the children of each node of its frontier."""
-        logits = self._decoder.step(works)
+        logits, known = self._step(works), self._vocabulary
         if not all(context.drawing.is_plain for context, _ in growing):
             asks = [Ask(c, d.tree, d.frontier, width) for c, d in growing]
-            found: list[list[Drawn]] = self._runtime.launch(propose, logits=logits, asks=asks).get()
+            found: list[list[Drawn]] = self._runtime.launch(
+                propose, logits=logits, asks=asks, vocabulary=known
+            ).get()
             return found
-        part = IndexSpace((0, 0), (logits.space.shape[0], width))
+        rows = logits.space.shape[0]
+        part = IndexSpace((0, 0), (rows, width))
         tokens, log_probs = self._tokens.part(part), self._log_probs.part(part)
-        self._runtime.launch(top_k, logits=logits, tokens=tokens, log_probs=log_probs)
-        read = self._runtime.read
-        rows = iter(zip(read(tokens).tolist(), read(log_probs).tolist(), strict=True))
-        return [[Drawn(*next(rows), None) for _ in draft.frontier] for _, draft in growing]
+        possible = logits.region.part(IndexSpace((0, 0), (rows, self._num_tokens)))
+        self._runtime.launch(top_k, logits=possible, tokens=tokens, log_probs=log_probs)
+        likeliest = self._runtime.read(tokens).tolist()
+        if known is not None:
+            likeliest = [known.to_llm(row) for row in likeliest]
+        pairs = iter(zip(likeliest, self._runtime.read(log_probs).tolist(), strict=True))
+        return [[Drawn(*next(pairs), None) for _ in draft.frontier] for _, draft in growing]
 
     @property
     def _runtime(self) -> Runtime:

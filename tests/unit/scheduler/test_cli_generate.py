@@ -71,7 +71,7 @@ def test_speculation_changes_no_token(folder: Path, capsys: pytest.CaptureFixtur
     assert guessed["results"] == plain["results"]
     assert guessed["stats"]["steps"] < plain["stats"]["steps"]
     assert guessed["drafts"] == [
-        {"prefix_layers": 2, "expansion": [2, 1, 1]},
+        {"prefix_layers": 2, "expansion": [2, 1, 1], "nodes": 0, "draws": "auto"},
         {"ngram": 4, "min_match": 2},
     ]
 

@@ -121,7 +121,7 @@ def test_generate_writes_a_profile_that_changes_no_text(
     assert capsys.readouterr() == (text, "")
     profile = read_profile(path)
     assert profile.num_dropped == 0
-    assert {"add", "argmax"} <= {span.name for span in profile.spans if span.kind == "task"}
+    assert {"add", "accept"} <= {span.name for span in profile.spans if span.kind == "task"}
     phases = sorted((phase.request, phase.name) for phase in profile.requests)
     names = ("decode", "first token", "request")
     assert phases == [(request, name) for request in "01" for name in names]

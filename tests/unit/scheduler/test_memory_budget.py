@@ -51,7 +51,7 @@ def test_the_least_budget_is_what_is_held(
     drafts = [known[kind] for kind in kinds.split()]
     used = used_by(folder, drafts, dtype)
     assert used_by(folder, drafts, dtype, memory={"cpu": used}) == used
-    with pytest.raises(OutOfMemoryError):
+    with pytest.raises((OutOfMemoryError, ConfigError)):
         used_by(folder, drafts, dtype, memory={"cpu": used - 1})
     monkeypatch.setattr(assembly, "load_weights", lambda *_: pytest.fail("read"))
     with pytest.raises(ConfigError, match=r"(of .*tiny|prefix:1) asks for .* too few; held: "):
@@ -99,7 +99,7 @@ def test_a_mapper_may_have_several_memories(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("launches: [{task: argmax, rank: 1}]", r"launches\[0\]\.rank is 1, but the mesh"),
+        ("launches: [{task: accept, rank: 1}]", r"launches\[0\]\.rank is 1, but the mesh"),
         ("launches: 3", "launches: expected a list, got 3"),
         ("rules: []", "rules: unknown key"),
         ("[1, 2]", r"expected a mapping, got \[1, 2\]"),

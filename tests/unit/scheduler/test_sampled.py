@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import Draft, Sizes, make_bench, noisy_copy, plain_forward, tiny_config, tiny_model
+from tiny_models import (
+    Draft,
+    Sizes,
+    make_bench,
+    noisy_copy,
+    plain_forward,
+    reduced,
+    tiny_config,
+    tiny_model,
+)
 
 from specinfer.runtime.errors import ConfigError
 from specinfer.scheduler.request import Request
@@ -28,6 +37,11 @@ DRAFTS: dict[str, Any] = {
         Draft(OTHER, (1, 1, 1)),
         NGramSpeculator(min_match=1),
     ],
+    "SSM, best first": lambda: [Draft(GOOD, (4, 4, 4), nodes=7)],
+    "SSM of some tokens": lambda: [
+        Draft(reduced(GOOD, range(3, 12)), (1, 2, 1), known=(tuple(range(3, 12)), 12))
+    ],
+    "SSM that draws": lambda: [Draft(GOOD, (2, 2), draws="without_replacement")],
     "the LLM itself": lambda: [Draft(LLM, (1, 1, 1))],
 }
 
@@ -98,11 +112,11 @@ def first_two_tokens(verifier: str, drafts: Sequence[Any], count: int) -> Counte
 DEPTH = 2
 SMALL = tiny_model(6, tiny_config(vocabulary=3, hidden=12, inner=12, layers=1, heads=2))
 NEAR = noisy_copy(SMALL, 1, 0.2)
-COUNT = 1250
+COUNT = 850
 
 
 def expected(texts: int) -> dict[tuple[int, ...], float]:
-    found = {(): 1.0}
+    found: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(3):
         found = {
             (*text, token): weight * float(p)
@@ -116,7 +130,13 @@ def expected(texts: int) -> dict[tuple[int, ...], float]:
 
 @pytest.mark.parametrize("verifier", [name for name in VERIFIERS if name != "greedy"])
 @pytest.mark.parametrize(
-    "drafts", [[Draft(NEAR, (2, 1))], [Draft(NEAR, (1, 1)), Draft(SMALL, (2,))]], ids=["1", "2"]
+    "drafts",
+    [
+        [Draft(NEAR, (2, 1))],
+        [Draft(NEAR, (1, 1)), Draft(SMALL, (2,))],
+        [Draft(NEAR, (2, 2, 2), nodes=4), NGramSpeculator(min_match=1)],
+    ],
+    ids=["SSM", "two SSMs", "best first and n-grams"],
 )
 def test_three_tokens_have_the_llms_law(verifier: str, drafts: Sequence[Any]) -> None:
     """Chi-square of the joint law of the first three tokens, far in the tail."""
