@@ -136,7 +136,7 @@ class Distributor:
         """
         states = self._states
         before = tuple(states[key] for key in binding.keys) if states else ()
-        known = (binding, keeps, *map(id, before))
+        known = (binding, keeps, self._mapper.epoch, *map(id, before))
         share = self._known.get(known)
         if share is not None:
             self._known.move_to_end(known)

@@ -105,7 +105,7 @@ class Mapper:
         processors: kinds of processor whose variants may run, the preferred first.
 
     Attributes:
-        epoch: rises when answers change: what was recorded before is forgotten.
+        epoch: rises when answers change: those of before are not used again, nor what was recorded.
     """
 
     epoch = 0

@@ -424,6 +424,32 @@ def test_a_log_of_another_mesh_is_refused() -> None:
         Runtime(machine=SimulatedRanks(3), mapper=ReplayMapper(log))
 
 
+def test_a_mapper_of_another_epoch_is_asked_anew() -> None:
+    class Choosing(Mapper):
+        kinds: tuple[str, ...] = ("cpu",)
+
+        def processors(self, launch: Binding) -> tuple[str, ...]:
+            return self.kinds
+
+    @task(x=RW)
+    def change(x: Any) -> None:
+        x += 1
+
+    @change.variant("fast")
+    def _(x: Any) -> None:
+        x += 10
+
+    for num_ranks in (1, 2):
+        mapper = Choosing(line(num_ranks))
+        runtime = Runtime(machine=SimulatedRanks(num_ranks), mapper=mapper)
+        x = runtime.region("x", (1,), {"v": "int64"})
+        for kinds, epoch in ((("cpu",), 0), (("fast",), 1), (("cpu",), 2)):
+            mapper.kinds, mapper.epoch = kinds, epoch
+            for _ in range(3):
+                runtime.launch(change, x=x)
+        assert runtime.read(x).tolist() == [3 + 30 + 3]
+
+
 def test_a_log_follows_the_epoch_of_the_mapper_that_it_asks() -> None:
     inner = Mapper(line(2))
     mapper = LoggingMapper(inner, lambda line: None)

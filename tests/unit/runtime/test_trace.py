@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from unit.runtime.setups import MAKERS, everywhere, later, on_ranks
+from unit.runtime.setups import MAKERS, Listing, everywhere, later, on_ranks
 
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.context import Runtime
@@ -522,16 +522,18 @@ def test_answers_of_a_mapper_that_change_make_a_trace_start_again() -> None:
         def place(self, launch: Binding, shardings: Shardings) -> Where:
             return On(self.rank)
 
-    mapper = Moving(ranks_in_line(2))
-    runtime = on_ranks(2, mapper=mapper)
+    mapper, executor = Moving(ranks_in_line(2)), Listing()
+    runtime = on_ranks(2, executor, mapper)
     x = vector(runtime)
     trace = runtime.trace("step", lambda: runtime.launch(add, x=x, by=1))
     for _ in range(4):
         trace()
     recorded = trace.stats.recorded
+    assert executor.moved() == []
     mapper.rank, mapper.epoch = 1, 1
     trace()
     assert trace.stats.recorded == recorded + 1
+    assert executor.moved() == ["send of x.value"]  # from the first rank to the second
     assert runtime.read(x).tolist() == [5] * 4
 
 
