@@ -1,0 +1,319 @@
+"""Carries out a batcher's iterations on a memory of tokens, and holds its laws.
+
+The K/V of a token are here the token itself, written where the slot table says. What "the model"
+writes next depends on what it reads back through the slot table, so a page that was freed, shared
+or found wrongly changes a text; each must be the one that is written without any scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specinfer.ops.attention import PAGE_SLOTS
+from specinfer.scheduler.batcher import Batcher
+from specinfer.scheduler.iteration import Budgets, Chunk, Decode, Iteration, Outcome
+from specinfer.scheduler.kv_pages import KVPages
+from specinfer.scheduler.request import Request
+
+VOCABULARY, END = 200, 199
+Choose = Callable[[int, int], int]
+"""A number from the first to the second, both included."""
+
+
+def next_token(text: Sequence[int] | NDArray[Any]) -> int:
+    """What follows a text: anything, but always the same."""
+    return crc32(np.array(text, np.uint8).tobytes()) % VOCABULARY
+
+
+def written_alone(prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+    """The output of a request that nobody schedules."""
+    text = list(prompt)
+    for _ in range(max_new_tokens):
+        text.append(next_token(text))
+        if text[-1] == END:
+            break
+    return text[len(prompt) :]
+
+
+@dataclass
+class Told:
+    """A request, and until when it must have ended."""
+
+    request: Request
+    deadline: int
+    tokens: list[int] = field(default_factory=list)
+
+
+class World:
+    """A batcher, its pools, their memories, and everyone who was ever submitted."""
+
+    def __init__(self, budgets: Budgets, num_pages: Sequence[int], choose: Choose) -> None:
+        self.budgets = budgets
+        self.pools = [KVPages(n, budgets.requests, max(1, budgets.nodes)) for n in num_pages]
+        self.memories = [np.full(pool.num_slots, 255, np.uint8) for pool in self.pools]
+        self.batcher = Batcher(budgets, self.pools[0], self.pools[1:], self.allocate)
+        self.choose = choose
+        self.live: dict[int, Told] = {}
+        self.num_submitted = self.num_ended = self.num_preempted = self.num_found = 0
+        self.num_iterations = self.num_accepted = self.num_drafts = 0
+        self.holders: list[set[int]] = [set() for _ in self.pools]
+        self.running: list[int] = []
+        self.in_flight: Iteration | None = None
+
+    # What comes in
+
+    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+        request = Request(
+            id=self.num_submitted,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            eos_ids=frozenset({END}),
+        )
+        self.num_submitted += 1
+        self.batcher.submit(request)
+        ahead = [told.request for told in self.live.values()]
+        own = sum(self.alone(r) for r in [*ahead, request])
+        # The iteration in flight began before.
+        deadline = self.num_iterations + own + (self.in_flight is not None)
+        self.live[request.id] = Told(request, deadline, list(prompt))
+
+    def alone(self, request: Request) -> int:
+        """Iterations of a request that goes first, chunks and then a token each, from nothing."""
+        share = min(self.budgets.chunk, self.prefill_rows)
+        return -(-len(request.prompt) // share) - 1 + request.max_new_tokens
+
+    @property
+    def prefill_rows(self) -> int:
+        return max(1, int(np.ceil(self.budgets.rows * self.budgets.prefill_share)))
+
+    def cancel(self, request: int) -> None:
+        assert self.batcher.cancel(request)
+        assert not self.batcher.cancel(request)
+        del self.live[request]
+        self.num_ended += 1
+        if self.in_flight is None:
+            self.running = [other for other in self.running if other != request]
+
+    def allocate(self, decodes: Sequence[Decode], rows: int) -> list[int]:
+        """Any division there is."""
+        shares = []
+        for decode in decodes:
+            shares.append(self.choose(0, min(rows, decode.nodes)))
+            rows -= shares[-1]
+        return shares
+
+    # An iteration
+
+    def step(self) -> None:
+        self.begin()
+        self.finish()
+
+    def begin(self) -> None:
+        done = self.in_flight = self.batcher.begin()
+        self.num_iterations += 1
+        self.num_preempted += len(done.preempted)
+        self.num_found += sum(admitted.cached > 0 for admitted in done.admitted)
+        self.num_drafts += sum(map(len, done.drafts))
+        self.check_order(done)
+        self.check_budgets(done)
+        self.check_told(done)
+
+    def check_order(self, done: Iteration) -> None:
+        running, waiting = self.batcher.running, self.batcher.waiting
+        assert running + waiting == sorted(self.live), "none lost, none doubled, first come first"
+        assert not set(done.preempted) & {admitted.request for admitted in done.admitted}
+        assert set(done.preempted) <= set(self.running), "who runs is preempted"
+        if self.running:
+            assert self.running[0] not in done.preempted, "never the oldest"
+        if self.live:
+            assert running, "who is alone runs"
+            first = running[0]
+            rows = sum(c.num_rows for c in done.chunks if c.request == first)
+            decoded = [d for d in done.decodes if d.request == first]
+            text = self.live[first].tokens
+            pending = len(text) - self.pools[0].length(first)
+            share = min(self.prefill_rows, self.budgets.chunk)
+            assert decoded or rows >= min(share, pending), "the oldest goes on"
+        assert set(self.running) - set(done.preempted) <= set(running), "who runs goes on"
+        self.running = running
+
+    def check_told(self, done: Iteration) -> None:
+        """Who holds K/V is who was told to be admitted or asked, less who was told to be freed."""
+        joined = [[admitted.request for admitted in done.admitted]]
+        joined += [[chunk.request for chunk in chunks] for chunks in done.drafts]
+        for model, (held, pool) in enumerate(zip(self.holders, self.pools, strict=True)):
+            held -= set(done.freed[model])
+            held |= set(joined[model])
+            # An SSM may have made room for one that then gets no rows.
+            assert held == set(pool.requests) if model == 0 else held <= set(pool.requests)
+
+    def check_budgets(self, done: Iteration) -> None:
+        budgets, llm = self.budgets, self.pools[0]
+        assert done.num_rows <= budgets.rows
+        assert len(self.running) <= budgets.requests
+        for decode in done.decodes:
+            remaining = self.remaining(decode.request)
+            assert 0 <= decode.depth <= min(decode.nodes, budgets.depth, remaining - 1)
+            assert 0 <= decode.nodes <= budgets.nodes
+            room = llm.capacity(decode.request) - llm.length(decode.request)
+            assert room >= 1 + decode.depth, "what is accepted has pages"
+        pending = {r: len(self.live[r].tokens) - llm.length(r) for r in self.running}
+        decoding = [
+            r
+            for r in self.running
+            if pending[r] == 1 and len(self.live[r].tokens) > len(self.live[r].request.prompt)
+        ]
+        assert [decode.request for decode in done.decodes] == decoding, "each has its root's row"
+        to_compute = sum(min(pending[r], budgets.chunk) for r in self.running if r not in decoding)
+        computed = sum(chunk.num_rows for chunk in done.chunks)
+        assert computed >= min(to_compute, self.prefill_rows), "prompts have their share"
+        for model, chunks in enumerate((done.chunks, *done.drafts)):
+            assert sum(chunk.num_rows for chunk in chunks) <= budgets.rows
+            for chunk in chunks:
+                length = len(self.live[chunk.request].tokens)
+                assert chunk.start == self.pools[model].length(chunk.request)
+                assert 0 < chunk.num_rows <= budgets.chunk
+                assert chunk.stop <= length
+                assert chunk.is_last == (chunk.stop == length)
+        worth = {decode.request for decode in done.decodes if decode.nodes}
+        assert all(chunk.request in worth for chunks in done.drafts for chunk in chunks)
+
+    def remaining(self, request: int) -> int:
+        told = self.live[request]
+        return told.request.max_new_tokens + len(told.request.prompt) - len(told.tokens)
+
+    def finish(self) -> None:
+        done = self.in_flight
+        assert done is not None
+        running = set(self.running)
+        outcomes = {}
+        trees = [
+            {chunk.request for chunk in chunks if self.compute(ssm, chunk) and chunk.is_last}
+            for ssm, chunks in enumerate(done.drafts, start=1)
+        ]
+        for chunk in done.chunks:
+            if self.compute(0, chunk) and chunk.is_last:
+                outcomes[chunk.request] = self.outcome(chunk.request, [self.predict(chunk.request)])
+        for decode in done.decodes:
+            if decode.request in self.live:
+                outcomes[decode.request] = self.decode(decode, trees)
+        self.batcher.finish(outcomes)
+        self.in_flight = None
+        for request, outcome in outcomes.items():
+            if outcome.has_ended:
+                told = self.live.pop(request)
+                prompt = told.request.prompt
+                alone = written_alone(prompt, told.request.max_new_tokens)
+                assert told.tokens == [*prompt, *alone], "the text is that of the request alone"
+                self.num_ended += 1
+        self.running = [request for request in self.running if request in self.live]
+        assert set(self.running) <= running
+        self.check_pools()
+        for told in self.live.values():
+            assert self.num_iterations < told.deadline, "nobody starves"
+
+    def outcome(self, request: int, tokens: list[int]) -> Outcome:
+        """Take tokens as an engine does: up to the end of the text."""
+        told = self.live[request]
+        tokens = tokens[: self.remaining(request)]
+        if END in tokens:
+            tokens = tokens[: tokens.index(END) + 1]
+        told.tokens += tokens
+        return Outcome(tokens, tokens[-1:] == [END] or self.remaining(request) == 0)
+
+    # What models do
+
+    def compute(self, model: int, chunk: Chunk) -> bool:
+        """Write the K/V of a chunk, unless who wants it was cancelled meanwhile."""
+        if chunk.request not in self.live:
+            return False
+        tokens = self.live[chunk.request].tokens
+        self.check_memory(model, chunk.request)
+        self.write(model, chunk.request, tokens[chunk.start : chunk.stop])
+        return True
+
+    def check_memory(self, model: int, request: int) -> None:
+        length = self.pools[model].length(request)
+        assert self.read(model, request).tolist() == self.live[request].tokens[:length]
+
+    def write(self, model: int, request: int, tokens: Sequence[int]) -> None:
+        pool = self.pools[model]
+        start = pool.length(request)
+        self.memories[model][pool.committed(request, start, start + len(tokens))] = tokens
+        pool.commit(request, tokens)
+
+    def read(self, model: int, request: int) -> NDArray[Any]:
+        pool = self.pools[model]
+        slots = pool.committed(request, 0, pool.length(request))
+        return self.memories[model][slots]
+
+    def predict(self, request: int) -> int:
+        """What the LLM writes behind what it has computed."""
+        return next_token(self.read(0, request))
+
+    def decode(self, decode: Decode, trees: Sequence[set[int]]) -> Outcome:
+        """Verify a tree of which any number of levels is right."""
+        request = decode.request
+        pool, memory = self.pools[0], self.memories[0]
+        self.check_memory(0, request)
+        self.write(0, request, self.live[request].tokens[-1:])
+        accepted: list[int] = []
+        scratch = pool.scratch(request)
+        memory[scratch] = 254
+        for level in range(self.choose(0, decode.depth)):
+            accepted.append(next_token([*self.read(0, request), *accepted]))
+            memory[scratch[level]] = accepted[-1]
+        tokens = [*accepted, next_token([*self.read(0, request), *accepted])]
+        outcome = self.outcome(request, tokens)
+        if not outcome.has_ended:
+            self.write(0, request, memory[scratch[: len(accepted)]].tolist())
+            self.num_accepted += len(accepted)
+            for ssm, drafted in enumerate(trees, start=1):
+                if request in drafted:  # of its tree's path it has computed some
+                    self.write(ssm, request, accepted[: self.choose(0, len(accepted))])
+        return outcome
+
+    # What is held
+
+    def check_pools(self) -> None:
+        for pool in self.pools:
+            held = {
+                page
+                for request in pool.requests
+                for page in pool.pages(request, pool.capacity(request)).tolist()
+            }
+            assert pool.num_available == pool.num_pages - len(held), "no page is lost"
+            assert 0 not in held
+        assert set(self.pools[0].requests) == set(self.running)
+        assert all(set(pool.requests) <= set(self.running) for pool in self.pools)
+
+    def drain(self) -> None:
+        """Iterate until all have ended, and see that nothing is left."""
+        if self.in_flight is not None:
+            self.finish()
+        while not self.batcher.is_idle:
+            self.step()
+        assert not self.live
+        assert self.num_ended == self.num_submitted
+        for pool in self.pools:
+            assert pool.num_available == pool.num_pages
+            assert not pool.requests
+        self.begin()
+        assert self.in_flight is not None
+        assert self.in_flight.num_rows == 0
+        assert not any(self.holders), "each leave was told"
+        self.batcher.finish({})
+        self.in_flight = None
+
+
+def random_prompt(choose: Choose, most: int) -> list[int]:
+    """Whole pages of few kinds, then anything: texts begin alike."""
+    blocks = [choose(0, 1) for _ in range(choose(0, most // PAGE_SLOTS))]
+    end = [choose(0, VOCABULARY - 1) for _ in range(choose(1, 8))]
+    return [*(token for block in blocks for token in [block] * PAGE_SLOTS), *end]

@@ -1,0 +1,104 @@
+"""Laws of the batcher: all are answered once, exactly and in time, whatever comes when.
+
+:mod:`batcher_laws` holds them at every iteration; here it is decided what comes.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from batcher_laws import World, random_prompt
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.iteration import Budgets
+
+
+def random_budgets(rng: random.Random) -> Budgets:
+    requests = rng.randint(1, 8)
+    share = rng.choice([0.0, 0.25, 0.5])
+    return Budgets(
+        rows=rng.randint(2 * requests + 2, 60),
+        requests=requests,
+        chunk=rng.choice([1, 5, 16, 60]),
+        nodes=rng.choice([0, 1, 8]),
+        depth=rng.choice([1, 4, 20]),
+        prefill_share=share,
+    )
+
+
+class Batching(RuleBasedStateMachine):
+    """Requests come, are cancelled, and iterate, in any order."""
+
+    @initialize(seed=st.integers(0, 1 << 16), pages=st.lists(st.integers(4, 12), min_size=1))
+    def start(self, seed: int, pages: list[int]) -> None:
+        self.rng = random.Random(seed)
+        self.world = World(random_budgets(self.rng), pages[:3], self.rng.randint)
+
+    @rule(new=st.integers(1, 50))
+    def submit(self, new: int) -> None:
+        prompt = random_prompt(self.rng.randint, 48)
+        most = self.world.pools[0].num_pages * 16
+        if len(prompt) + new - 1 > most:
+            with pytest.raises(RequestError, match="whole K/V pool"):
+                self.world.submit(prompt, new)
+            self.world.num_submitted -= 1
+        else:
+            self.world.submit(prompt, new)
+
+    @precondition(lambda self: self.world.live)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.world.cancel(data.draw(st.sampled_from(sorted(self.world.live))))
+
+    @precondition(lambda self: self.world.in_flight is None)
+    @rule()
+    def begin(self) -> None:
+        self.world.begin()
+
+    @precondition(lambda self: self.world.in_flight is not None)
+    @rule()
+    def finish(self) -> None:
+        self.world.finish()
+
+    @precondition(lambda self: self.world.in_flight is None)
+    @rule(times=st.integers(2, 9))
+    def step(self, times: int) -> None:
+        for _ in range(times):
+            self.world.step()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.drain()
+
+
+TestBatching = Batching.TestCase
+TestBatching.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def simulate(seed: int, num_requests: int) -> World:
+    """Random requests at random times, some of them cancelled, in pools far too small for all."""
+    rng = random.Random(seed)
+    budgets = random_budgets(rng)
+    world = World(budgets, [rng.randint(9, 12), rng.randint(2, 12), 8], rng.randint)
+    while world.num_submitted < num_requests:
+        for _ in range(rng.choice([0, 0, 1, 1, 2, 9])):
+            world.submit(random_prompt(rng.randint, 48), rng.randint(1, 80))
+        if world.live and rng.random() < 0.1:
+            world.cancel(rng.choice(sorted(world.live)))
+        world.begin()
+        if world.live and rng.random() < 0.1:
+            world.cancel(rng.choice(sorted(world.live)))
+        world.finish()
+    world.drain()
+    return world
+
+
+def test_a_thousand_requests_are_answered_once_each() -> None:
+    worlds = [simulate(seed, 200) for seed in range(6)]
+    assert sum(world.num_ended for world in worlds) >= 1000
+    for name in ("num_preempted", "num_found", "num_accepted", "num_drafts"):
+        assert sum(getattr(world, name) for world in worlds) > 100, f"{name}: too little is tested"
