@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
+from specinfer.scheduler.stopping import Stopping, StopText
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,8 +20,12 @@ class Request:
         max_new_tokens: most tokens to write, at least 1.
         eos_ids: tokens that end the text; the one met is the last of the output.
         sampling: how tokens are picked; by default the likeliest.
-        output: tokens written so far.
-        finish_reason: ``eos`` or ``length`` once the request has ended.
+        stop_ids: other tokens that end the text; the one met is the last of the output, but no part
+            of the text.
+        text: the text without what is behind a stop string; None where nothing is cut.
+        output: tokens written so far, all of a stop string among them.
+        finish_reason: ``eos``, ``stop`` (a stop string or token) or ``length`` once the request has
+            ended.
     """
 
     id: int
@@ -28,8 +33,20 @@ class Request:
     max_new_tokens: int
     eos_ids: frozenset[int] = frozenset()
     sampling: SamplingParams = GREEDY
+    stop_ids: frozenset[int] = frozenset()
+    text: StopText | None = None
     output: list[int] = field(default_factory=list)
     finish_reason: str | None = None
+    _stopping: Stopping = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._stopping = Stopping(
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.sampling.min_new_tokens,
+            eos_ids=self.eos_ids,
+            stop_ids=self.stop_ids,
+            text=self.text,
+        )
 
     @property
     def tokens(self) -> list[int]:
@@ -53,16 +70,26 @@ class Request:
                 a text.
         """
         length = len(self.prompt)
-        for token in self.prompt:
-            if not 0 <= token < vocabulary:
-                raise RequestError(
-                    f"request {self.id}: token {token}, expected 0 to {vocabulary - 1}"
-                )
+        for what, tokens in (
+            ("", self.prompt),
+            ("sampling: ", self.sampling.named_tokens),
+            ("stop: ", self.stop_ids),
+        ):
+            for token in tokens:
+                if not 0 <= token < vocabulary:
+                    raise RequestError(
+                        f"request {self.id}: {what}token {token}, expected 0 to {vocabulary - 1}"
+                    )
         if not length:
             raise RequestError(f"request {self.id}: the prompt has no tokens, expected 1 or more")
         if self.max_new_tokens < 1:
             raise RequestError(
                 f"request {self.id}: max_new_tokens is {self.max_new_tokens}, expected at least 1"
+            )
+        if self.sampling.min_new_tokens > self.max_new_tokens:
+            raise RequestError(
+                f"request {self.id}: min_new_tokens is {self.sampling.min_new_tokens}, expected at "
+                f"most max_new_tokens, which is {self.max_new_tokens}"
             )
         if length + self.max_new_tokens > max_length:
             raise RequestError(
@@ -80,11 +107,8 @@ class Request:
         kept = []
         for token in tokens:
             kept.append(token)
+            self.finish_reason = self._stopping.take(token, len(self.output))
             self.output.append(token)
-            if token in self.eos_ids:
-                self.finish_reason = "eos"
-            elif self.num_remaining == 0:
-                self.finish_reason = "length"
             if self.finish_reason:
                 break
         return kept

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.sampling.params import SamplingParams
 
 
 def _request(max_new_tokens: int = 4, output: tuple[int, ...] = ()) -> Request:
@@ -52,3 +56,36 @@ def test_without_end_tokens_only_the_length_ends_a_text() -> None:
     request = Request(id=0, prompt=[1], max_new_tokens=2)
     request.take([9, 9])
     assert request.finish_reason == "length"
+
+
+def test_a_stop_token_ends_the_text_once_enough_is_written() -> None:
+    request = Request(
+        id=0,
+        prompt=[1],
+        max_new_tokens=5,
+        eos_ids=frozenset({9}),
+        stop_ids=frozenset({7}),
+        sampling=SamplingParams(min_new_tokens=2),
+    )
+    assert request.take([7, 9, 7, 5]) == [7, 9, 7]
+    assert request.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"stop_ids": frozenset({20})}, "request 0: stop: token 20, expected 0 to 19"),
+        (
+            {"sampling": SamplingParams(logit_bias={30: 1.0})},
+            "request 0: sampling: token 30, expected 0 to 19",
+        ),
+        (
+            {"sampling": SamplingParams(min_new_tokens=5)},
+            "min_new_tokens is 5, expected at most max_new_tokens, which is 4",
+        ),
+    ],
+)
+def test_refuses_what_can_never_be_served(values: dict[str, Any], said: str) -> None:
+    request = Request(id=0, prompt=[1], max_new_tokens=4, **values)
+    with pytest.raises(RequestError, match=said):
+        request.check(100, 20)
