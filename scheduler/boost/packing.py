@@ -47,7 +47,7 @@ class Batch:
         """The same on another device."""
         tensors = [getattr(self, field.name) for field in fields(self)]
         if device == "cuda":  # out of pinned memory, nobody waits for a copy
-            tensors = [tensor.pin_memory() for tensor in tensors]
+            tensors = [t.pin_memory() if t.numel() else t for t in tensors]
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
     def mask(self) -> Tensor:

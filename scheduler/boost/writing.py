@@ -28,8 +28,6 @@ Write = Callable[[Sequence[NDArray[Any]]], list[Text]]
 def torch_writer(llm: Checkpoint, config: WritingConfig, device: str) -> Write:
     """Continues prompts in plain torch; bfloat16 on a GPU, with logits in float32."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    # Numbers that were bfloat16 lose nothing as a GPU's faster TF32.
-    torch.set_float32_matmul_precision("high")
     network = load_network(llm, dtype, device)
     eos = llm.tokenizer().eos_ids
 
