@@ -1,19 +1,19 @@
 """Carries out a batcher's iterations on a memory of tokens, and holds its laws.
 
-The K/V of a token are here the token itself, written where the slot table says. What "the model"
-writes next depends on what it reads back through the slot table, so a page that was freed, shared
-or found wrongly changes a text; each must be the one that is written without any scheduler.
+The K/V of a token are here the token and a hash of all before it, written where the slot table
+says. What "the model" writes next depends on what it reads back through the slot table, so a page
+that was freed, shared or found wrongly changes a text; each must be the one that is written without
+any scheduler.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specinfer.ops.attention import PAGE_SLOTS
 from specinfer.scheduler.batcher import Batcher
@@ -26,9 +26,18 @@ Choose = Callable[[int, int], int]
 """A number from the first to the second, both included."""
 
 
-def next_token(text: Sequence[int] | NDArray[Any]) -> int:
+def next_token(text: Sequence[int]) -> int:
     """What follows a text: anything, but always the same."""
-    return crc32(np.array(text, np.uint8).tobytes()) % VOCABULARY
+    return crc32(bytes(text)) % VOCABULARY
+
+
+def kv(tokens: Sequence[int], start: int, stop: int) -> list[int]:
+    """K/V of some tokens of a text: each depends on all before it."""
+    found, before = [], crc32(bytes(tokens[:start]))
+    for token in tokens[start:stop]:
+        found.append(before << 8 | token)
+        before = crc32(bytes([token]), before)
+    return found
 
 
 def written_alone(prompt: Sequence[int], max_new_tokens: int) -> list[int]:
@@ -55,10 +64,11 @@ class World:
 
     def __init__(self, budgets: Budgets, num_pages: Sequence[int], choose: Choose) -> None:
         self.budgets = budgets
-        self.pools = [KVPages(n, budgets.requests, max(1, budgets.nodes)) for n in num_pages]
-        self.memories = [np.full(pool.num_slots, 255, np.uint8) for pool in self.pools]
+        self.pools = [KVPages(n, budgets.requests + 1, max(1, budgets.nodes)) for n in num_pages]
+        self.memories = [np.full(pool.num_slots, -1) for pool in self.pools]
         self.batcher = Batcher(budgets, self.pools[0], self.pools[1:], self.allocate)
         self.choose = choose
+        self.told: list[Told] = []
         self.live: dict[int, Told] = {}
         self.num_submitted = self.num_ended = self.num_preempted = self.num_found = 0
         self.num_iterations = self.num_accepted = self.num_drafts = 0
@@ -81,7 +91,8 @@ class World:
         own = sum(self.alone(r) for r in [*ahead, request])
         # The iteration in flight began before.
         deadline = self.num_iterations + own + (self.in_flight is not None)
-        self.live[request.id] = Told(request, deadline, list(prompt))
+        self.told.append(Told(request, deadline, list(prompt)))
+        self.live[request.id] = self.told[-1]
 
     def alone(self, request: Request) -> int:
         """Iterations of a request that goes first, chunks and then a token each, from nothing."""
@@ -134,13 +145,23 @@ class World:
         if self.live:
             assert running, "who is alone runs"
             first = running[0]
-            rows = sum(c.num_rows for c in done.chunks if c.request == first)
+            computed = sum(c.num_rows for c in done.chunks if c.request == first)
             decoded = [d for d in done.decodes if d.request == first]
-            text = self.live[first].tokens
-            pending = len(text) - self.pools[0].length(first)
+            left = len(self.live[first].tokens) - self.pools[0].length(first)
             share = min(self.prefill_rows, self.budgets.chunk)
-            assert decoded or rows >= min(share, pending), "the oldest goes on"
+            assert decoded or computed >= min(share, left), "the oldest goes on"
         assert set(self.running) - set(done.preempted) <= set(running), "who runs goes on"
+        llm = self.pools[0]
+        lengths = [len(self.live[request].tokens) for request in [*running, *waiting[:1]]]
+        pending = [n - llm.length(r) for n, r in zip(lengths, running, strict=False)]
+        if (
+            waiting
+            and not done.preempted
+            and len(running) < self.budgets.requests
+            and sum(min(n, self.budgets.chunk) for n in pending) < self.budgets.rows
+        ):
+            needed = -(-lengths[-1] // PAGE_SLOTS) + len(running)
+            assert needed > llm.num_available, "who has room runs"
         self.running = running
 
     def check_told(self, done: Iteration) -> None:
@@ -185,7 +206,7 @@ class World:
         assert all(chunk.request in worth for chunks in done.drafts for chunk in chunks)
 
     def remaining(self, request: int) -> int:
-        told = self.live[request]
+        told = self.told[request]
         return told.request.max_new_tokens + len(told.request.prompt) - len(told.tokens)
 
     def finish(self) -> None:
@@ -193,20 +214,20 @@ class World:
         assert done is not None
         running = set(self.running)
         outcomes = {}
-        trees = [
-            {chunk.request for chunk in chunks if self.compute(ssm, chunk) and chunk.is_last}
-            for ssm, chunks in enumerate(done.drafts, start=1)
-        ]
+        for ssm, chunks in enumerate(done.drafts, start=1):
+            for chunk in chunks:
+                self.compute(ssm, chunk)
+        trees = [{chunk.request for chunk in chunks if chunk.is_last} for chunks in done.drafts]
         for chunk in done.chunks:
-            if self.compute(0, chunk) and chunk.is_last:
+            self.compute(0, chunk)
+            if chunk.is_last:
                 outcomes[chunk.request] = self.outcome(chunk.request, [self.predict(chunk.request)])
         for decode in done.decodes:
-            if decode.request in self.live:
-                outcomes[decode.request] = self.decode(decode, trees)
+            outcomes[decode.request] = self.decode(decode, trees)
         self.batcher.finish(outcomes)
         self.in_flight = None
         for request, outcome in outcomes.items():
-            if outcome.has_ended:
+            if outcome.has_ended and request in self.live:
                 told = self.live.pop(request)
                 prompt = told.request.prompt
                 alone = written_alone(prompt, told.request.max_new_tokens)
@@ -220,7 +241,7 @@ class World:
 
     def outcome(self, request: int, tokens: list[int]) -> Outcome:
         """Take tokens as an engine does: up to the end of the text."""
-        told = self.live[request]
+        told = self.told[request]
         tokens = tokens[: self.remaining(request)]
         if END in tokens:
             tokens = tokens[: tokens.index(END) + 1]
@@ -229,29 +250,30 @@ class World:
 
     # What models do
 
-    def compute(self, model: int, chunk: Chunk) -> bool:
-        """Write the K/V of a chunk, unless who wants it was cancelled meanwhile."""
-        if chunk.request not in self.live:
-            return False
-        tokens = self.live[chunk.request].tokens
+    def compute(self, model: int, chunk: Chunk) -> None:
+        """Write the K/V of a chunk, even if who wants it was cancelled meanwhile."""
         self.check_memory(model, chunk.request)
-        self.write(model, chunk.request, tokens[chunk.start : chunk.stop])
-        return True
+        self.write(model, chunk.request, self.told[chunk.request].tokens[chunk.start : chunk.stop])
 
     def check_memory(self, model: int, request: int) -> None:
         length = self.pools[model].length(request)
-        assert self.read(model, request).tolist() == self.live[request].tokens[:length]
+        slots = self.pools[model].committed(request, 0, length)
+        assert self.memories[model][slots].tolist() == kv(self.told[request].tokens, 0, length)
 
     def write(self, model: int, request: int, tokens: Sequence[int]) -> None:
+        """Commit tokens that follow what a model has of a text."""
         pool = self.pools[model]
-        start = pool.length(request)
-        self.memories[model][pool.committed(request, start, start + len(tokens))] = tokens
+        start, stop = pool.length(request), pool.length(request) + len(tokens)
+        text = [*self.read(model, request), *tokens]
+        self.memories[model][pool.committed(request, start, stop)] = kv(text, start, stop)
         pool.commit(request, tokens)
 
-    def read(self, model: int, request: int) -> NDArray[Any]:
+    def read(self, model: int, request: int) -> list[int]:
+        """The tokens of a text, by their K/V."""
         pool = self.pools[model]
         slots = pool.committed(request, 0, pool.length(request))
-        return self.memories[model][slots]
+        tokens: list[int] = (self.memories[model][slots] & 255).tolist()
+        return tokens
 
     def predict(self, request: int) -> int:
         """What the LLM writes behind what it has computed."""
@@ -262,10 +284,10 @@ class World:
         request = decode.request
         pool, memory = self.pools[0], self.memories[0]
         self.check_memory(0, request)
-        self.write(0, request, self.live[request].tokens[-1:])
+        self.write(0, request, self.told[request].tokens[-1:])
         accepted: list[int] = []
         scratch = pool.scratch(request)
-        memory[scratch] = 254
+        memory[scratch] = -1
         for level in range(self.choose(0, decode.depth)):
             accepted.append(next_token([*self.read(0, request), *accepted]))
             memory[scratch[level]] = accepted[-1]
@@ -314,6 +336,38 @@ class World:
 
 def random_prompt(choose: Choose, most: int) -> list[int]:
     """Whole pages of few kinds, then anything: texts begin alike."""
-    blocks = [choose(0, 1) for _ in range(choose(0, most // PAGE_SLOTS))]
-    end = [choose(0, VOCABULARY - 1) for _ in range(choose(1, 8))]
-    return [*(token for block in blocks for token in [block] * PAGE_SLOTS), *end]
+    kinds = [[0] * PAGE_SLOTS, [1] * PAGE_SLOTS, [0] * (PAGE_SLOTS - 1) + [1]]
+    pages = [kinds[choose(0, 2)] for _ in range(choose(0, most // PAGE_SLOTS))]
+    end = [choose(0, VOCABULARY - 1) for _ in range(choose(0 if pages else 1, 8))]
+    return [*(token for page in pages for token in page), *end]
+
+
+def random_budgets(rng: random.Random) -> Budgets:
+    requests = rng.randint(1, 8)
+    share = rng.choice([0.0, 0.25, 0.5])
+    return Budgets(
+        rows=rng.randint(2 * requests + 2, 60),
+        requests=requests,
+        chunk=rng.choice([1, 5, 16, 60]),
+        nodes=rng.choice([0, 1, 8]),
+        depth=rng.choice([1, 4, 20]),
+        prefill_share=share,
+    )
+
+
+def simulate(seed: int, num_requests: int) -> World:
+    """Random requests at random times, some of them cancelled, in pools far too small for all."""
+    rng = random.Random(seed)
+    budgets = random_budgets(rng)
+    world = World(budgets, [rng.randint(9, 12), rng.randint(2, 12), 8], rng.randint)
+    while world.num_submitted < num_requests:
+        for _ in range(rng.choice([0, 0, 1, 1, 2, 9])):
+            world.submit(random_prompt(rng.randint, 48), rng.randint(1, 80))
+        if world.live and rng.random() < 0.1:
+            world.cancel(rng.choice(sorted(world.live)))
+        world.begin()
+        if world.live and rng.random() < 0.1:
+            world.cancel(rng.choice(sorted(world.live)))
+        world.finish()
+    world.drain()
+    return world

@@ -8,26 +8,12 @@ from __future__ import annotations
 import random
 
 import pytest
-from batcher_laws import World, random_prompt
+from batcher_laws import World, random_budgets, random_prompt, simulate
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from specinfer.scheduler.errors import RequestError
-from specinfer.scheduler.iteration import Budgets
-
-
-def random_budgets(rng: random.Random) -> Budgets:
-    requests = rng.randint(1, 8)
-    share = rng.choice([0.0, 0.25, 0.5])
-    return Budgets(
-        rows=rng.randint(2 * requests + 2, 60),
-        requests=requests,
-        chunk=rng.choice([1, 5, 16, 60]),
-        nodes=rng.choice([0, 1, 8]),
-        depth=rng.choice([1, 4, 20]),
-        prefill_share=share,
-    )
 
 
 class Batching(RuleBasedStateMachine):
@@ -77,24 +63,6 @@ class Batching(RuleBasedStateMachine):
 
 TestBatching = Batching.TestCase
 TestBatching.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-
-
-def simulate(seed: int, num_requests: int) -> World:
-    """Random requests at random times, some of them cancelled, in pools far too small for all."""
-    rng = random.Random(seed)
-    budgets = random_budgets(rng)
-    world = World(budgets, [rng.randint(9, 12), rng.randint(2, 12), 8], rng.randint)
-    while world.num_submitted < num_requests:
-        for _ in range(rng.choice([0, 0, 1, 1, 2, 9])):
-            world.submit(random_prompt(rng.randint, 48), rng.randint(1, 80))
-        if world.live and rng.random() < 0.1:
-            world.cancel(rng.choice(sorted(world.live)))
-        world.begin()
-        if world.live and rng.random() < 0.1:
-            world.cancel(rng.choice(sorted(world.live)))
-        world.finish()
-    world.drain()
-    return world
 
 
 def test_a_thousand_requests_are_answered_once_each() -> None:
