@@ -19,6 +19,7 @@ from specinfer.models.tokenizer import Tokenizer
 from specinfer.runtime.context import Runtime
 from specinfer.scheduler.assembly import Assembly, Plan
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.verifiers.choice import AUTO
 
 torch.set_num_threads(1)  # products this small are slower on two
 CONFIG = {
@@ -70,7 +71,7 @@ assembly = Assembly(Runtime(), BatchConfig(max_requests=1), length=128, dtype=to
 
 texts = []
 for name, drafts in (("incremental", []), ("chain of 4", [chains]), ("tree of 14", [trees])):
-    engine = assembly.engine(llm, drafts, silent)
+    engine = assembly.engine(llm, drafts, AUTO, silent)
     request = Request(id=0, prompt=[3, 1, 4, 1, 5], max_new_tokens=60)
     engine.submit(request)
     for _ in engine.run():

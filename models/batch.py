@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -107,13 +108,20 @@ def ancestor_bits(parents: IntArray, words: int) -> IntArray:
     >>> ancestor_bits(np.array([-1, 0, 0, 2]), words=1).ravel().tolist()
     [1, 3, 5, 13]
     """
-    bits = np.zeros((len(parents), words), np.uint64)
-    nodes = np.arange(len(parents))
-    bits[nodes, nodes // WORD_BITS] = np.uint64(1) << (nodes % WORD_BITS).astype(np.uint64)
-    for node, parent in enumerate(parents.tolist()):
+    bits = np.zeros((len(parents), words), np.int64)
+    _set_ancestor_bits(np.asarray(parents, np.int64), bits)
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def _set_ancestor_bits(parents, bits):  # type: ignore[no-untyped-def]
+    for node in range(parents.shape[0]):
+        word = node // WORD_BITS
+        parent = parents[node]
         if parent >= 0:
-            bits[node] |= bits[parent]
-    return bits.view(np.int64)
+            for w in range(word + 1):  # behind a node's own word there is nothing above it
+                bits[node, w] = bits[parent, w]
+        bits[node, word] |= 1 << (node % WORD_BITS)
 
 
 @task(rows=WD, requests=WD, pages=WD, tree=WD, ancestors=WD, logit_rows=WD, pure=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -80,10 +80,8 @@ class Stats:
             if tree.children(node):
                 self.offered[depth] += 1
         self.accepted.update(range(1, len(nodes) + 1))
-        for proposals in tree.proposals:
-            self.proposed_by.update({proposal.drafter for proposal in proposals})
-        for node in nodes:
-            self.accepted_by.update({proposal.drafter for proposal in tree.proposals[node]})
+        self.proposed_by.update(_drafters(tree, range(len(tree))))
+        self.accepted_by.update(_drafters(tree, nodes))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -105,3 +103,9 @@ class Stats:
             ],
             "seconds": dict(self.seconds),
         }
+
+
+def _drafters(tree: TokenTree, nodes: Iterable[int]) -> Iterator[int]:
+    """Who proposed these nodes, each drafter once for each node."""
+    for node in nodes:
+        yield from {proposal.drafter for proposal in tree.proposals[node]}

@@ -8,16 +8,19 @@ definition 3.2): the merged tree holds every path of every tree, once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from specinfer.models.batch import WORD_BITS, ancestor_bits
 from specinfer.scheduler.errors import TreeError
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(NamedTuple):
     """That a drafter proposed a node.
 
     Attributes:
@@ -31,8 +34,7 @@ class Proposal:
     row: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(NamedTuple):
     """A proposal at a node, as a verifier tries it: the same child may be tried more than once.
 
     Attributes:
@@ -120,11 +122,11 @@ class TokenTree:
         A child without a proposal is one that was certain.
         """
         found = [
-            (proposal.drafter, proposal.order, child, proposal.row)
+            (drafter, order, child, row)
             for child in self._children[node].values()
-            for proposal in self.proposals[child] or [Proposal(0, child)]
+            for drafter, order, row in self.proposals[child] or [Proposal(0, child)]
         ]
-        found.sort(key=lambda trial: trial[:2])
+        found.sort(key=itemgetter(0, 1))
         return [Trial(child, drafter, row) for drafter, _, child, row in found]
 
     def path(self, node: int) -> list[int]:
@@ -163,10 +165,10 @@ class TokenTree:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(nodes, nodes) bool: whether row's node sees column's: itself and what lies above it."""
-        mask = np.eye(len(self), dtype=np.bool_)
-        for node, parent in enumerate(self.parents[1:], start=1):
-            mask[node] |= mask[parent]
-        return mask
+        words = -(-len(self) // WORD_BITS)
+        bits = ancestor_bits(np.array(self.parents, np.int64), words).astype("<i8", copy=False)
+        flags = np.unpackbits(bits.view(np.uint8), axis=1, count=len(self), bitorder="little")
+        return flags.view(np.bool_)
 
 
 def merge(trees: Sequence[TokenTree]) -> TokenTree:
@@ -184,16 +186,12 @@ def merge(trees: Sequence[TokenTree]) -> TokenTree:
         node_of, num_children = [0], [0] * len(tree)
         first_row = len(merged.rows)
         merged.rows += tree.rows
-        for node in range(1, len(tree)):
-            parent = tree.parents[node]
+        nodes = zip(tree.parents, tree.tokens, tree.log_probs, tree.proposals, strict=True)
+        for parent, token, log_prob, drawn in islice(nodes, 1, None):
             proposals = [
-                replace(
-                    drawn, drafter=drafter, row=None if drawn.row is None else first_row + drawn.row
-                )
-                for drawn in tree.proposals[node]
+                Proposal(drafter, order, None if row is None else first_row + row)
+                for _, order, row in drawn
             ] or [Proposal(drafter, num_children[parent])]
             num_children[parent] += 1
-            node_of.append(
-                merged.add(node_of[parent], tree.tokens[node], tree.log_probs[node], proposals)
-            )
+            node_of.append(merged.add(node_of[parent], token, log_prob, proposals))
     return merged

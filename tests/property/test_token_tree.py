@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -111,6 +112,25 @@ def test_adding_what_is_there_joins_it(tree: TokenTree, data: st.DataObject) -> 
 def test_refuses_a_parent_that_is_not_there(parent: int) -> None:
     with pytest.raises(TreeError, match=rf"parent {parent} of token 3: expected a node below 1"):
         TokenTree(ROOT).add(parent, 3)
+
+
+def test_a_tree_of_thousands_of_nodes_is_no_other() -> None:
+    """4,096 nodes: masks of 64 words, and a merge that joins half of them."""
+    generator = random.Random(5)
+    big = TokenTree(ROOT)
+    while len(big) <= 4096:
+        big.add(generator.randrange(max(0, len(big) - 99), len(big)), generator.randrange(50))
+    mask = big.mask
+    assert mask.shape == (4097, 4097)
+    assert mask.sum(axis=1).tolist() == [depth + 1 for depth in big.depths]
+    for node in generator.sample(range(len(big)), 200):
+        (seen,) = mask[node].nonzero()
+        assert [big.tokens[n] for n in seen] == big.path(node)
+    half = big.restricted(range(1, 2049))
+    merged = merge([half, big])
+    assert merged.tokens == big.tokens
+    assert merged.parents == big.parents
+    assert [len(proposals) for proposals in merged.proposals] == [0] + [2] * 2048 + [1] * 2048
 
 
 # Several trees
