@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.models.checkpoint_files import write_folder
 from unit.scheduler.boosting import write_llm
 
 from specinfer.models.checkpoint import open_checkpoint
@@ -18,8 +17,6 @@ from specinfer.scheduler.boost.config import EvaluationConfig, PromptConfig
 from specinfer.scheduler.boost.gathering import gather, gather_text
 from specinfer.scheduler.boost.sources import function_heads, heads_of, is_permissive, python_files
 from specinfer.scheduler.boost.tasks import task_heads
-
-assert write_folder
 
 SOURCE = '''
 import os

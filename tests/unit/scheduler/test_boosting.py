@@ -256,3 +256,23 @@ def test_an_ssm_of_another_llm_is_refused(boosted: Path, tmp_path: Path) -> None
     llm = LLM(folder)
     with pytest.raises(ConfigError, match="another tokenizer"):
         llm.compile(ssms=[SSM(str(boosted / "ssm-1"))])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_does_all_of_it(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "a.py").write_text("x = 1\ny = x + 1\n" * 400)
+    boosting = {"ssms": 2, "share": 0.9}
+    data = settings(
+        *files, tmp_path / "out", training=LEARNING, boosting=boosting, text_tokens=1000
+    )
+    data["prompts"] |= {"sources": [str(tmp_path / "sources")]}
+    data["network"] |= {"embeddings": str(files[0])}
+    data["base"] = data["training"] | {"epochs": 2}
+    is_done = False
+    while not is_done:
+        tuning = Tuning(config_of(data), tmp_path, device="cuda")
+        is_done = tuning.run(Budget(1.0))
+    measured = tuning.report()["measured"]["train"]
+    assert measured["top1"][0] > 0.5
+    assert measured["chain"]["merged"][1] > measured["chain"]["merged"][0] > 2
