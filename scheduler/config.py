@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from specinfer.runtime.config import from_mapping, read_yaml
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.memory import budgets_from
 from specinfer.scheduler.errors import TreeError
+from specinfer.scheduler.sampling.params import SamplingParams, check_logit_bias, check_numbers
 from specinfer.scheduler.speculators.drawing import DRAWS
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
 from specinfer.scheduler.verifiers.choice import AUTO, VERIFIERS
+
+if TYPE_CHECKING:
+    from specinfer.models.tokenizer import Tokenizer
 
 DEFAULT_MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16")
@@ -117,20 +121,111 @@ class NGram:
 Draft = SSM | PrefixSSM | NGram
 
 
+_NUMBERS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "min_new_tokens",
+)
+"""What a configuration and sampling parameters call alike."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
     """How a text is written.
 
+    What the numbers do to probabilities, from ``temperature`` to ``logit_bias``, is said by
+    :class:`SamplingParams`.
+
     Attributes:
         max_new_tokens: most tokens to write.
+        min_new_tokens: tokens before which nothing ends the text.
         ignore_eos: go on behind the end of the text.
+        stop: texts that end the text; it is cut where the first of them begins.
+        stop_token_ids: tokens that end the text, and are no part of it.
+        temperature: 0: always the likeliest token.
+        top_k: only the k likeliest tokens; 0: all.
+        top_p: only the likeliest tokens that together have this probability.
+        min_p: only tokens with at least this share of the likeliest one's probability.
+        typical_p: only the most typical tokens that together have this probability.
+        repetition_penalty: above 1: fewer tokens of prompt and output again.
+        presence_penalty: above 0: fewer tokens of the output again.
+        frequency_penalty: the same, for each time that a token stands there.
+        logit_bias: what is added to logits, by token.
+        bad_words: texts that are not written, neither at a text's start nor behind a space; only
+            as the tokenizer divides them.
+        seed: of all that is random; None: another one for each prompt and each time.
+        n: texts behind each prompt; they differ in their seed.
+        logprobs: likeliest tokens that are told, with their log-probabilities, for each token of
+            the output; 0: nothing is told.
     """
 
     max_new_tokens: int = 128
+    min_new_tokens: int = 0
     ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+    logprobs: int = 0
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "max_new_tokens")
+        _at_least_one(self, "max_new_tokens", "n")
+        for name in ("stop", "bad_words"):
+            if isinstance(texts := getattr(self, name), str) or not all(texts):
+                raise ValueError(f"{name} is {texts!r}, expected texts, none of them empty")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens}, expected at most max_new_tokens, which "
+                f"is {self.max_new_tokens}"
+            )
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError(
+                f"n is {self.n} at temperature 0, where all texts are the same: expected n 1, or a "
+                "temperature above 0"
+            )
+        if self.logprobs < 0:
+            raise ValueError(f"logprobs is {self.logprobs}, expected at least 0")
+        for token in self.stop_token_ids:
+            if token < 0:
+                raise ValueError(f"stop_token_ids has {token}, expected at least 0")
+        check_numbers(self)
+        check_logit_bias(self.logit_bias)
+
+    def sampling(self, tokenizer: Tokenizer, seed: int | None) -> SamplingParams:
+        """How tokens are picked.
+
+        Args:
+            tokenizer: the model's, for texts and ends.
+            seed: of this text.
+        """
+        spellings = (text for word in self.bad_words for text in (word, f" {word}"))
+        words = (tokenizer.encode(text, add_special_tokens=False) for text in spellings)
+        ends = frozenset(self.stop_token_ids)
+        if not self.ignore_eos:
+            ends |= tokenizer.eos_ids
+        return SamplingParams(
+            **{name: getattr(self, name) for name in _NUMBERS},
+            bad_words=tuple(dict.fromkeys(tuple(word) for word in words if word)),
+            end_ids=ends if self.min_new_tokens else frozenset(),
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from specinfer.models.definition import definition_for, load_definition
 from specinfer.models.fetch import fetch, home_from_environment, locate
 from specinfer.models.parallel import tensor_rules
 from specinfer.models.progress import Progress, silent
+from specinfer.models.tokenizer import TextStream
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.trace import Trace
@@ -40,7 +41,10 @@ from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.request_lanes import RequestLanes
+from specinfer.scheduler.sampling.logprobs import TokenLogprobs
+from specinfer.scheduler.sampling.seeds import new_seed, seed_of_copy
 from specinfer.scheduler.stats import Stats
+from specinfer.scheduler.stopping import StopText
 from specinfer.scheduler.verifiers.choice import AUTO, check_draws
 
 DEFAULT_LENGTH = 2048
@@ -55,16 +59,22 @@ class GenerationResult:
     """A text that was written.
 
     Attributes:
-        output_text: without the prompt and without special tokens.
-        output_tokens: token ids, the end-of-text token among them if it was met.
-        finish_reason: ``eos`` or ``length``.
+        output_text: without the prompt and without special tokens, up to where a stop string begins
+            or a stop token stands.
+        output_tokens: all token ids that were written: the end-of-text token is among them if it
+            was met, and so are those of a stop string.
+        finish_reason: ``eos``, ``length`` or ``stop``.
         prompt_tokens: token ids of the prompt.
+        seed: with which (and ``n`` 1) the same text is written again; None at temperature 0.
+        logprobs: of each output token, if they were asked for.
     """
 
     output_text: str
     output_tokens: list[int]
     finish_reason: str
     prompt_tokens: list[int]
+    seed: int | None = None
+    logprobs: list[TokenLogprobs] | None = None
 
 
 class LLM:
@@ -208,20 +218,31 @@ class LLM:
         self._engine = assembly.engine(self.plan(), plans, verifier, self._progress)
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, max_new_tokens: int | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        generation_config: GenerationConfig | None = None,
+        *,
+        max_new_tokens: int | None = None,
     ) -> GenerationResult | list[GenerationResult]:
         """Write the text behind a prompt, or behind each of several, all at once.
 
         Args:
             prompts: a text, a chat (messages with ``role`` and ``content``) or token ids, or a list
                 of these.
-            max_new_tokens: most tokens to write; by default what :meth:`compile` was told.
+            generation_config: how these texts are written; by default as :meth:`compile` was told.
+            max_new_tokens: most tokens to write, whatever the configuration says.
 
         Returns:
-            One result, or a list of them in the order of ``prompts``.
+            One result, or a list of them in the order of ``prompts``. With ``n`` above 1 a list in
+            any case, with all texts of a prompt one after the other.
         """
         one = _is_one(prompts)
-        requests = self.submit([prompts] if one else prompts, max_new_tokens=max_new_tokens)  # type: ignore[list-item, arg-type]
+        requests = self.submit(
+            [prompts] if one else prompts,  # type: ignore[list-item, arg-type]
+            generation_config,
+            max_new_tokens=max_new_tokens,
+        )
+        one = one and len(requests) == 1
         try:
             for _ in self.run():
                 pass
@@ -235,14 +256,23 @@ class LLM:
         return results[0] if one else results
 
     def submit(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int | None = None
+        self,
+        prompts: Sequence[Prompt],
+        generation_config: GenerationConfig | None = None,
+        *,
+        max_new_tokens: int | None = None,
     ) -> list[Request]:
         """Queue prompts; :meth:`run` then serves them.
+
+        Returns:
+            ``n`` requests for each prompt, one after the other.
 
         Raises:
             RequestError: a prompt that cannot be served; then none of them is queued.
         """
-        requests = self._requests(prompts, self._generation, max_new_tokens)
+        generation = generation_config or self._generation
+        seeds = self._seeds(generation, len(prompts))
+        requests = self._requests(prompts, generation, seeds, max_new_tokens)
         for request in requests:
             self._compiled.check(request)
         for request in requests:
@@ -265,7 +295,8 @@ class LLM:
             RequestError: a prompt that cannot be served.
         """
         length = self._length(batch or BatchConfig())
-        for request in self._requests(prompts, generation_config or GenerationConfig()):
+        generation = generation_config or GenerationConfig()
+        for request in self._requests(prompts, generation, [generation.seed] * len(prompts)):
             request.check(length, int(self._checkpoint.config["vocab_size"]))
 
     def run(self) -> Iterator[Event]:
@@ -277,9 +308,14 @@ class LLM:
 
     def result(self, request: Request) -> GenerationResult:
         """What a finished request wrote."""
-        text = self.tokenizer.decode(request.output)
+        text = request.text
         return GenerationResult(
-            text, request.output, request.finish_reason or "", list(request.prompt)
+            self.tokenizer.decode(request.output) if text is None else text.text,
+            request.output,
+            request.finish_reason or "",
+            list(request.prompt),
+            request.sampling.seed,
+            request.logprobs if request.num_logprobs else None,
         )
 
     def encode(self, prompt: Prompt) -> list[int]:
@@ -330,14 +366,46 @@ class LLM:
         self,
         prompts: Sequence[Prompt],
         generation: GenerationConfig,
+        seeds: Sequence[int | None],
         max_new_tokens: int | None = None,
     ) -> list[Request]:
-        most = generation.max_new_tokens if max_new_tokens is None else max_new_tokens
-        eos = frozenset[int]() if generation.ignore_eos else self.tokenizer.eos_ids
-        return [
-            Request(id=n, prompt=self.encode(p), max_new_tokens=most, eos_ids=eos)
-            for n, p in enumerate(prompts, start=self._num_requests)
-        ]
+        requests: list[Request] = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            tokens = self.encode(prompt)
+            for copy in range(generation.n):
+                own = None if seed is None else seed_of_copy(seed, copy)
+                number = self._num_requests + len(requests)
+                requests.append(self._request(number, tokens, generation, own, max_new_tokens))
+        return requests
+
+    def _request(
+        self,
+        id: int,
+        prompt: Sequence[int],
+        generation: GenerationConfig,
+        seed: int | None,
+        max_new_tokens: int | None,
+    ) -> Request:
+        is_cut = generation.stop or generation.stop_token_ids
+        return Request(
+            id=id,
+            prompt=prompt,
+            max_new_tokens=generation.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            eos_ids=frozenset() if generation.ignore_eos else self.tokenizer.eos_ids,
+            sampling=generation.sampling(self.tokenizer, seed),
+            stop_ids=frozenset(generation.stop_token_ids),
+            num_logprobs=generation.logprobs,
+            text=StopText(TextStream(self.tokenizer), generation.stop) if is_cut else None,
+        )
+
+    def _seeds(self, generation: GenerationConfig, count: int) -> list[int | None]:
+        """One for each prompt, the same on all ranks; none where nothing is random."""
+        if generation.temperature == 0:
+            return [None] * count
+        if generation.seed is not None:
+            return [generation.seed] * count
+        seeds: list[int | None] = self._compiled.runtime.agree([new_seed() for _ in range(count)])
+        return seeds
 
 
 def _tree_of(draft: SSM | PrefixSSM) -> dict[str, Any]:

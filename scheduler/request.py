@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.sampling.logprobs import TokenLogprobs
 from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
 from specinfer.scheduler.stopping import Stopping, StopText
 
@@ -22,8 +23,10 @@ class Request:
         sampling: how tokens are picked; by default the likeliest.
         stop_ids: other tokens that end the text; the one met is the last of the output, but no part
             of the text.
+        num_logprobs: likeliest tokens that are told of each token that is written; 0: nothing is.
         text: the text without what is behind a stop string; None where nothing is cut.
         output: tokens written so far, all of a stop string among them.
+        logprobs: what was told, for each token of the output.
         finish_reason: ``eos``, ``stop`` (a stop string or token) or ``length`` once the request has
             ended.
     """
@@ -34,8 +37,10 @@ class Request:
     eos_ids: frozenset[int] = frozenset()
     sampling: SamplingParams = GREEDY
     stop_ids: frozenset[int] = frozenset()
+    num_logprobs: int = 0
     text: StopText | None = None
     output: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None
     _stopping: Stopping = field(init=False, repr=False)
 
@@ -97,8 +102,12 @@ class Request:
                 f"expected at most {max_length} together"
             )
 
-    def take(self, tokens: Sequence[int]) -> list[int]:
+    def take(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> list[int]:
         """Append accepted tokens up to the end of the text; return those that were kept.
+
+        Args:
+            tokens: that were accepted.
+            logprobs: of each of them, if the request wants to be told.
 
         >>> request = Request(id=0, prompt=[1], max_new_tokens=4, eos_ids=frozenset({9}))
         >>> request.take([5, 9, 7]), request.finish_reason
@@ -111,4 +120,5 @@ class Request:
             self.output.append(token)
             if self.finish_reason:
                 break
+        self.logprobs += logprobs[: len(kept)]
         return kept

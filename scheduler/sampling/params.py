@@ -50,9 +50,10 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "logit_bias", tuple(sorted(dict(self.logit_bias).items())))
+        biases = dict(self.logit_bias)
         check_numbers(self)
-        check_logit_bias(dict(self.logit_bias))
+        check_logit_bias(biases)
+        object.__setattr__(self, "logit_bias", tuple(sorted(biases.items())))
         for word in self.bad_words:
             if not word:
                 raise ValueError("bad_words has a word without tokens, expected 1 or more")
@@ -113,12 +114,16 @@ def check_logit_bias(biases: Mapping[int, float]) -> None:
     """Refuse what cannot be added to a logit.
 
     Raises:
-        ValueError: a number that is none, or is infinitely large.
+        ValueError: no mapping of tokens to numbers, or a number that is infinitely large.
     """
+    if not isinstance(biases, Mapping):
+        raise ValueError(f"logit_bias is {biases!r}, expected numbers by token")
     for token, bias in biases.items():
-        if not bias < math.inf:
+        if type(token) is not int or token < 0:
+            raise ValueError(f"logit_bias of token {token!r}, expected a token id, at least 0")
+        if not isinstance(bias, (int, float)) or not bias < math.inf:
             raise ValueError(
-                f"logit_bias of token {token} is {bias}, expected a finite number or -inf"
+                f"logit_bias of token {token} is {bias!r}, expected a finite number or -inf"
             )
 
 

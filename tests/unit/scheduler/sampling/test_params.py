@@ -31,7 +31,7 @@ from specinfer.scheduler.sampling.params import SamplingParams
             {"logit_bias": {3: math.inf}},
             "logit_bias of token 3 is inf, expected a finite number or",
         ),
-        ({"logit_bias": {-3: 1.0}}, "token -3, expected at least 0"),
+        ({"logit_bias": {-3: 1.0}}, "logit_bias of token -3, expected a token id, at least 0"),
         ({"bad_words": ((),)}, "bad_words has a word without tokens"),
         ({"bad_words": ((4, -1),)}, "token -1, expected at least 0"),
         ({"end_ids": frozenset({-7})}, "token -7, expected at least 0"),
