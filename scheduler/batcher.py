@@ -58,8 +58,8 @@ class _Text:
 class Batcher:
     """Schedules requests over the K/V pools of one LLM and any number of SSMs.
 
-    :meth:`begin` says what an iteration does; who carries it out commits tokens to the pools as the
-    models compute them; :meth:`finish` takes what came of it. Both alternate.
+    :meth:`begin` says what an iteration does; who carries it out tells the pools how many tokens of
+    a text the models have computed; :meth:`finish` takes what came of it. Both alternate.
 
     Args:
         budgets: the most that one iteration does.
@@ -180,6 +180,9 @@ class Batcher:
             outcome = outcomes.get(text.id, _NOTHING)
             text.take(outcome.tokens)
             text.is_leaving |= outcome.has_ended
+            for pool in self._pools:
+                if text.id in pool:
+                    pool.share(text.id, text.tokens)
             assert text.is_leaving or text.num_remaining > 0, text.id
         self._let_leave()
         going_on = {text.id: text for text in self._running}

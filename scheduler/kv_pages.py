@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -27,16 +27,16 @@ class _Holding:
     Attributes:
         scratch: number of its range of scratch slots.
         pages: of its text, in order; those behind the committed tokens are reserved.
-        digest: of all tokens in full pages.
-        last: committed tokens of the page that is not full.
         length: committed tokens.
+        num_shared: leading pages that others can find.
+        digest: of all tokens in these.
     """
 
     scratch: int
     pages: list[int]
-    digest: bytes = b""
-    last: list[int] = field(default_factory=list)
-    length: int = 0
+    length: int
+    num_shared: int
+    digest: bytes
 
 
 class KVPages:
@@ -51,7 +51,8 @@ class KVPages:
     >>> prompt = list(range(20))
     >>> pages.admit(7, prompt), pages.committed(7, 14, 18).tolist(), pages.scratch(7).tolist()
     (0, [30, 31, 32, 33], [64, 65, 66, 67])
-    >>> pages.commit(7, prompt)
+    >>> pages.commit(7, 20)
+    >>> pages.share(7, prompt)
     >>> pages.admit(8, prompt), pages.pages(7, 20).tolist(), pages.pages(8, 20).tolist()
     (16, [1, 2], [1, 3])
     """
@@ -103,10 +104,11 @@ class KVPages:
             return None
         for page in found:
             self._hold(page)
-        held = _Holding(self._free_scratch.pop(), found, digest, [], len(found) * PAGE_SLOTS)
-        self._held[request] = held
-        held.pages += [self._take() for _ in range(num_new)]
-        return held.length
+        pages = [*found, *(self._take() for _ in range(num_new))]
+        length = len(found) * PAGE_SLOTS
+        scratch = self._free_scratch.pop()
+        self._held[request] = _Holding(scratch, pages, length, len(found), digest)
+        return length
 
     def grow(self, request: int, tokens: int) -> bool:
         """Have pages for the first ``tokens`` tokens of a request, all or no more than now."""
@@ -117,22 +119,28 @@ class KVPages:
         held.pages += [self._take() for _ in range(needed)]
         return True
 
-    def commit(self, request: int, tokens: Sequence[int]) -> None:
-        """Take note that the next slots of a request hold the K/V of these tokens.
+    def commit(self, request: int, num_tokens: int) -> None:
+        """Take note that a request's next slots hold the K/V of so many more of its tokens."""
+        held = self._held[request]
+        held.length += num_tokens
+        assert held.length <= self.capacity(request), "no page was reserved"
 
-        Call it when the launch that writes them has been issued; whoever finds them launches later.
+    def share(self, request: int, tokens: Sequence[int]) -> None:
+        """Let others find the full pages of a request.
+
         If the same text lies in another page already, the request holds that one from now on, and
-        its own is free.
+        its own is free. Whoever finds a page must read it behind those who wrote it: call this when
+        the launches that write what is committed have been issued.
+
+        Args:
+            request: its number.
+            tokens: its text, at least as far as it is committed.
         """
         held = self._held[request]
-        assert held.length + len(tokens) <= len(held.pages) * PAGE_SLOTS, "no page was reserved"
-        held.last += tokens
-        held.length += len(tokens)
-        full = held.length // PAGE_SLOTS
-        first = full - len(held.last) // PAGE_SLOTS
-        for at in range(first, full):
-            content, held.last = held.last[:PAGE_SLOTS], held.last[PAGE_SLOTS:]
-            held.digest = _digest(held.digest, content)
+        assert held.length <= len(tokens), "more is committed than there is"
+        for at in range(held.num_shared, held.length // PAGE_SLOTS):
+            held.digest = _digest(held.digest, tokens[at * PAGE_SLOTS : (at + 1) * PAGE_SLOTS])
+            held.num_shared += 1
             own, same = held.pages[at], self._page_of.get(held.digest)
             if same is None:
                 self._page_of[held.digest] = own

@@ -266,7 +266,7 @@ class World:
         start, stop = pool.length(request), pool.length(request) + len(tokens)
         text = [*self.read(model, request), *tokens]
         self.memories[model][pool.committed(request, start, stop)] = kv(text, start, stop)
-        pool.commit(request, tokens)
+        pool.commit(request, len(tokens))
 
     def read(self, model: int, request: int) -> list[int]:
         """The tokens of a text, by their K/V."""

@@ -102,7 +102,8 @@ class Pages(RuleBasedStateMachine):
         slots = self.pages.committed(request, text.length, stop).tolist()
         for slot, written in zip(slots, tokens, strict=True):
             self.memory[slot] = written
-        self.pages.commit(request, tokens)
+        self.pages.commit(request, len(tokens))
+        self.pages.share(request, text.tokens)
         text.length, text.reserved = stop, capacity
         self.ever |= set(text.full)
 

@@ -34,10 +34,13 @@ BUGS: dict[tuple[type, str], dict[str, tuple[str, str]]] = {
             "len(tokens) - PAGE_SLOTS + 1, PAGE",
         ),
     },
-    (KVPages, "commit"): {
+    (KVPages, "share"): {
         "equal text is held twice": ("self._hold(same)", "pass"),
         "the page that is given up stays": ("self._let_go(own)", "pass"),
-        "a page is found by its first tokens": ("content)", "content[:9])"),
+        "a page is found by its first tokens": (
+            "(at + 1) * PAGE_SLOTS]",
+            "(at + 1) * PAGE_SLOTS - 1]",
+        ),
     },
     (KVPages, "release"): {
         "scratch is not given back": ("self._free_scratch.append(held.scratch)", "pass"),

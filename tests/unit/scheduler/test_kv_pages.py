@@ -14,9 +14,15 @@ def serve(pages: KVPages, request: int, text: list[int]) -> int | None:
     """Admit a request, compute what it lacks, and let it go."""
     cached = pages.admit(request, text)
     if cached is not None:
-        pages.commit(request, text[cached:])
+        compute(pages, request, text)
         pages.release(request)
     return cached
+
+
+def compute(pages: KVPages, request: int, text: list[int]) -> None:
+    """Commit what a request lacks of a text, for others to find."""
+    pages.commit(request, len(text) - pages.length(request))
+    pages.share(request, text)
 
 
 @pytest.mark.parametrize(("length", "used"), [(0, 0), (1, 1), (16, 1), (17, 2), (33, 3)])
@@ -72,22 +78,24 @@ def test_a_page_that_is_not_full_is_not_shared() -> None:
     assert serve(pages, 1, A + B[:15] + [9, 9]) == 16
 
 
-def test_nothing_is_found_before_it_is_committed() -> None:
-    pages = KVPages(pages=20, requests=4, nodes=1)
+def test_nothing_is_found_before_it_is_committed_and_shared() -> None:
+    pages = KVPages(pages=20, requests=5, nodes=1)
     pages.admit(0, A + B)
     assert pages.admit(1, A + B) == 0
-    pages.commit(0, A[:15])
+    compute(pages, 0, A[:15])
     assert pages.admit(2, A + B) == 0
-    pages.commit(0, A[15:])
-    assert pages.admit(3, A + B) == 16
+    pages.commit(0, 1)
+    assert pages.admit(3, A + B) == 0
+    pages.share(0, A)
+    assert pages.admit(4, A + B) == 16
 
 
 def test_a_page_computed_twice_is_kept_once() -> None:
     pages = KVPages(pages=4, requests=2, nodes=1)
     pages.admit(0, A + B)
     pages.admit(1, A + B)
-    pages.commit(0, A)
-    pages.commit(1, A + B[:3])
+    compute(pages, 0, A)
+    compute(pages, 1, A + B[:3])
     assert pages.num_available == 1
     assert pages.pages(0, 16).tolist() == pages.pages(1, 16).tolist()
     assert pages.pages(0, 32)[1] != pages.pages(1, 32)[1]
