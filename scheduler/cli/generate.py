@@ -36,6 +36,7 @@ _EPILOG = """\
 examples:
   specinfer generate "Why is the sky blue?"
   specinfer generate --draft prefix:4 --draft ngram --stats "Count from 1 to 20."
+  specinfer generate --temperature 0.8 --top-p 0.95 -n 3 "A haiku about rain."
   specinfer generate --raw --show-tree 3 "def fibonacci(n):"
   specinfer generate --file prompts.jsonl --json > answers.json
   git diff | specinfer generate --max-new-tokens 64
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     llm = _load(config, prompts, profiler, is_raw=args.raw, is_quiet=is_quiet)
     console = _console(args.color, stderr=True)
     requests = llm.submit(_inputs(llm, prompts, is_raw=args.raw))
-    if args.json or len(prompts) > 1:
+    if args.json or len(requests) > 1:
         _serve(llm, requests, console, args.show_tree, is_quiet=is_quiet)
         if args.json:
             _print_json(llm, config, prompts, requests)
@@ -132,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
             _print_texts(llm, prompts, requests, _console(args.color))
     else:
         _stream(llm, console, args.show_tree, is_coloured=_is_coloured(_console(args.color)))
+        _say_seed(config, requests[0], console, is_quiet=args.quiet)
     if args.stats:
         from specinfer.scheduler.cli.stats_view import print_stats
 
@@ -201,12 +203,22 @@ def _stream(llm: LLM, console: Console, num_trees: int, *, is_coloured: bool) ->
 
     text = StreamedText(llm.tokenizer, sys.stdout, is_coloured=is_coloured)
     trees = TreeView(llm.tokenizer, console, num_trees)
+    num_sure = None
     for event in llm.run():
-        text.add(event.tokens, len(event.accepted))
+        if event.request.text is not None:
+            num_sure = event.request.text.num_sure
+        text.add(event.tokens, len(event.accepted), num_sure)
         trees.show(event)
         if trees.is_done:
             text.flush()
-    text.finish()
+    text.finish(num_sure)
+
+
+def _say_seed(config: ServingConfig, request: Request, console: Console, *, is_quiet: bool) -> None:
+    """With what the same text comes again, if nobody chose it."""
+    seed = request.sampling.seed
+    if seed is not None and config.generation.seed is None and not is_quiet:
+        console.print(f"[dim]seed {seed}[/]")
 
 
 def _serve(
@@ -219,7 +231,7 @@ def _serve(
     trees = TreeView(llm.tokenizer, console, num_trees, len(requests))
     with Progress(*_COLUMNS, console=console, transient=True, disable=is_quiet) as bar:
         total = sum(request.max_new_tokens for request in requests)
-        task = bar.add_task(f"{len(requests)} prompts", total=total, gain=0.0)
+        task = bar.add_task(f"{len(requests)} texts", total=total, gain=0.0)
         for event in llm.run():
             done = len(event.tokens)
             if event.request.finish_reason:  # what it might have written more
@@ -231,11 +243,20 @@ def _serve(
 def _print_texts(
     llm: LLM, prompts: Sequence[str], requests: Sequence[Request], console: Console
 ) -> None:
-    for number, (prompt, request) in enumerate(zip(prompts, requests, strict=True), start=1):
-        head = f"[{number}/{len(prompts)}] {_shortened(prompt)}"
+    copies = len(requests) // len(prompts)
+    for number, request in enumerate(requests):
+        head = _head(prompts, number, copies, request.sampling.seed)
         sys.stdout.write(Style(bold=True).render(head) if _is_coloured(console) else head)
         sys.stdout.write(f"\n{llm.result(request).output_text.strip()}\n")
-        sys.stdout.write("\n" if number < len(prompts) else "")
+        sys.stdout.write("\n" if number + 1 < len(requests) else "")
+
+
+def _head(prompts: Sequence[str], number: int, copies: int, seed: int | None) -> str:
+    """What stands above a text: the place of its prompt, which of its texts it is, and its seed."""
+    prompt, copy = divmod(number, copies)
+    of_prompt = f", text {copy + 1} of {copies}" if copies > 1 else ""
+    with_seed = "" if seed is None else f", seed {seed}"
+    return f"[{prompt + 1}/{len(prompts)}{of_prompt}{with_seed}] {_shortened(prompts[prompt])}"
 
 
 def _shortened(prompt: str) -> str:
@@ -246,8 +267,10 @@ def _shortened(prompt: str) -> str:
 def _print_json(
     llm: LLM, config: ServingConfig, prompts: Sequence[str], requests: Sequence[Request]
 ) -> None:
+    copies = len(requests) // len(prompts)
     results = [
-        {"prompt": p} | asdict(llm.result(r)) for p, r in zip(prompts, requests, strict=True)
+        {"prompt": prompts[number // copies]} | asdict(llm.result(request))
+        for number, request in enumerate(requests)
     ]
     print(
         json.dumps(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from specinfer.runtime.config import from_mapping, parse_yaml, read_yaml
 from specinfer.runtime.errors import ConfigError
+from specinfer.scheduler.cli import sampling_options
 
 if TYPE_CHECKING:  # the configuration's defaults import torch: only when a command runs
     from specinfer.scheduler.config import ServingConfig
@@ -26,6 +27,7 @@ _FLAGS = {
     "max_requests": ("batch", "max_requests"),
     "max_new_tokens": ("generation", "max_new_tokens"),
     "ignore_eos": ("generation", "ignore_eos"),
+    **{name: ("generation", name) for name in sampling_options.FLAGS},
 }
 """Where a flag's value goes in the configuration."""
 
@@ -75,7 +77,7 @@ def add_speculation_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say how much is written."""
+    """Options that say how much is written, and how its tokens are picked."""
     group = parser.add_argument_group("generation")
     group.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="most tokens of a text (default: 128)"
@@ -83,9 +85,11 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ignore-eos", action="store_true", default=None, help="go on behind the end of the text"
     )
+    sampling_options.add_stopping_options(group)
     group.add_argument(
-        "--max-requests", type=int, metavar="N", help="prompts served at once (default: 16)"
+        "--max-requests", type=int, metavar="N", help="texts written at once (default: 16)"
     )
+    sampling_options.add_sampling_options(parser)
 
 
 def add_configuration_options(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -29,18 +30,22 @@ class StreamedText:
         self._stream = TextStream(tokenizer)
         self._out = out
         self._is_coloured = is_coloured
+        self._pieces: deque[tuple[str, bool]] = deque()
+        self._num_taken = 0
         self._held: list[str] = []
         self._ends_line = False
 
-    def add(self, tokens: Sequence[int], num_guessed: int) -> None:
-        """Take the next tokens, of which the first ``num_guessed`` had been guessed."""
+    def add(self, tokens: Sequence[int], num_guessed: int, num_sure: int | None = None) -> None:
+        """Take the next tokens.
+
+        Args:
+            tokens: of the text.
+            num_guessed: how many of them, the first ones, had been guessed.
+            num_sure: characters of the whole text that may be shown; None: all.
+        """
         for number, token in enumerate(tokens):
-            text = self._stream.feed([token])
-            self._ends_line = text.endswith("\n") if text else self._ends_line
-            if text and self._is_coloured and number < num_guessed:
-                is_blank = text.isspace() and "\n" not in text
-                text = (GUESSED_BLANK if is_blank else GUESSED).render(text)
-            self._held.append(text)
+            self._pieces.append((self._stream.feed([token]), number < num_guessed))
+        self._take(num_sure)
 
     def flush(self) -> None:
         """Write what has come so far."""
@@ -48,9 +53,30 @@ class StreamedText:
         self._out.flush()
         self._held.clear()
 
-    def finish(self) -> None:
+    def finish(self, num_sure: int | None = None) -> None:
         """Write the rest, and end the line unless the text did."""
-        rest = self._stream.finish()
-        is_ended = rest.endswith("\n") if rest else self._ends_line
-        self._held += [rest, "" if is_ended else "\n"]
+        self._pieces.append((self._stream.finish(), False))
+        self._take(num_sure)
+        if not self._ends_line:
+            self._held.append("\n")
         self.flush()
+
+    def _take(self, num_sure: int | None) -> None:
+        """Hand out the pieces up to there, and a part of the next one."""
+        while self._pieces:
+            piece, is_guessed = self._pieces.popleft()
+            room = len(piece) if num_sure is None else num_sure - self._num_taken
+            self._hand_out(piece[:room], is_guessed=is_guessed)
+            if room < len(piece):
+                self._pieces.appendleft((piece[room:], is_guessed))
+                return
+
+    def _hand_out(self, text: str, *, is_guessed: bool) -> None:
+        if not text:
+            return
+        self._num_taken += len(text)
+        self._ends_line = text.endswith("\n")
+        if self._is_coloured and is_guessed:
+            is_blank = text.isspace() and "\n" not in text
+            text = (GUESSED_BLANK if is_blank else GUESSED).render(text)
+        self._held.append(text)

@@ -86,7 +86,7 @@ class TreeView:
         if event.tree is None or self._shown[number] >= self._num_steps:
             return
         self._shown[number] += 1
-        whose = f"prompt {number + 1}, " if len(self._shown) > 1 else ""
+        whose = f"text {number + 1}, " if len(self._shown) > 1 else ""
         self._console.print(
             f"[bold]{whose}step {self._shown[number]}[/]: "
             f"{len(event.accepted)} of {len(event.tree) - 1} guesses accepted"

@@ -138,8 +138,8 @@ def test_trees_of_several_prompts_say_whose_they_are(
 ) -> None:
     argv = ("--model", folder, "--max-new-tokens", 8, "--ignore-eos", "--show-tree", 1)
     _, _, err = specinfer(capsys, "generate", *argv, "one", "two")
-    assert "prompt 1, step 1: " in err
-    assert "prompt 2, step 1: " in err
+    assert "text 1, step 1: " in err
+    assert "text 2, step 1: " in err
 
 
 def test_reads_prompts_from_files_and_standard_input(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from specinfer import SSM, NGram, ServingConfig, load_config
+from specinfer import SSM, GenerationConfig, NGram, ServingConfig, load_config
 from specinfer.runtime.errors import ConfigError
 
 
@@ -24,6 +24,12 @@ def test_reads_a_serving_configuration(tmp_path: Path) -> None:
         ("drafts: [{layers: 3}]", r"config\.drafts\[0\]: expected a mapping with model or prefix"),
         ("drafts: [{model: x, expansion: [0]}]", r"config\.drafts\[0\]: expansion \[0\]: expected"),
         ("batch: {max_rows: 0}", r"config\.batch: max_rows is 0, expected at least 1"),
+        ("generation: {top_p: 2}", r"config\.generation: top_p is 2\.0, expected above 0"),
+        ("generation: {stop: x}", r"config\.generation\.stop: expected a list, got 'x'"),
+        ("generation: {seed: x}", r"config\.generation\.seed: expected int, got 'x'"),
+        ("generation: {logit_bias: [1]}", r"generation: logit_bias is \[1\], expected numbers by"),
+        ("generation: {logit_bias: {a: 1}}", r"logit_bias of token 'a', expected a token id"),
+        ("generation: {logit_bias: {1: a}}", r"logit_bias of token 1 is 'a', expected a finite"),
         ("a: [", r"serving\.yaml, line 1: not YAML"),
     ],
 )
@@ -32,3 +38,21 @@ def test_says_where_it_cannot_be_used(tmp_path: Path, text: str, message: str) -
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(path)
+
+
+def test_reads_how_texts_are_sampled(tmp_path: Path) -> None:
+    path = tmp_path / "serving.yaml"
+    path.write_text(
+        "generation: {temperature: 1, top_k: 5, stop: [a, b], stop_token_ids: [3],"
+        " logit_bias: {4: -.inf, 5: 1}, bad_words: [c], seed: 1, n: 2}"
+    )
+    assert load_config(path).generation == GenerationConfig(
+        temperature=1.0,
+        top_k=5,
+        stop=("a", "b"),
+        stop_token_ids=(3,),
+        logit_bias={4: float("-inf"), 5: 1},
+        bad_words=("c",),
+        seed=1,
+        n=2,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from specinfer.runtime.errors import ConfigError
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.llm import GenerationResult, Prompt
+from specinfer.scheduler.sampling.logprobs import TokenLogprobs
+from specinfer.scheduler.sampling.seeds import seed_of_copy
 
 PROMPT = "Mars is red."
 GENERATION = GenerationConfig(max_new_tokens=12, ignore_eos=True)
@@ -87,3 +90,51 @@ def test_refuses_a_type_and_an_executor_that_it_does_not_know(llm: LLM, folder: 
 def test_must_be_compiled_first(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"this LLM is not compiled: call compile\(\) first"):
         LLM(folder).generate(PROMPT)
+
+
+SAMPLED = GenerationConfig(max_new_tokens=12, ignore_eos=True, temperature=1.5)
+
+
+def test_a_configuration_of_a_call_stands_above_that_of_compile(llm: LLM) -> None:
+    config = replace(SAMPLED, seed=5)
+    result = one(llm.generate(PROMPT, config))
+    assert result.seed == 5
+    assert result == one(llm.generate(PROMPT, config))
+    assert result.output_tokens != one(llm.generate(PROMPT)).output_tokens
+    assert one(llm.generate(PROMPT)).seed is None
+
+
+def test_a_drawn_seed_gives_the_text_again(llm: LLM) -> None:
+    results = llm.generate([PROMPT, PROMPT], SAMPLED)
+    assert isinstance(results, list)
+    first, second = results
+    assert first.seed != second.seed
+    for result in results:
+        assert llm.generate(PROMPT, replace(SAMPLED, seed=result.seed)) == result
+
+
+def test_texts_of_a_prompt_stand_one_after_the_other(llm: LLM) -> None:
+    results = llm.generate(PROMPT, replace(SAMPLED, n=3, seed=5))
+    assert isinstance(results, list)
+    assert [result.seed for result in results] == [seed_of_copy(5, copy) for copy in range(3)]
+    assert one(llm.generate(PROMPT, replace(SAMPLED, seed=5))) == results[0]
+
+
+def test_bad_words_are_banned_at_the_start_and_behind_a_space(llm: LLM) -> None:
+    word = "Mars"
+    config = replace(SAMPLED, bad_words=(word,), stop_token_ids=(3,), min_new_tokens=2)
+    params = config.sampling(llm.tokenizer, 1)
+    encode = llm.tokenizer.encode
+    assert params.bad_words == tuple(
+        tuple(encode(text, add_special_tokens=False)) for text in (word, f" {word}")
+    )
+    assert params.end_ids == {3}
+    ends = replace(config, ignore_eos=False).sampling(llm.tokenizer, 1).end_ids
+    assert ends == {3} | llm.tokenizer.eos_ids
+
+
+def test_log_probabilities_are_those_that_the_engine_told(llm: LLM) -> None:
+    (request,) = llm.submit([PROMPT], replace(SAMPLED, logprobs=2))
+    told = [TokenLogprobs(token, -1.0, ((token, -1.0),)) for token in (7, 8)]
+    request.take([7, 8], told)
+    assert llm.result(request).logprobs == told
