@@ -36,16 +36,15 @@ class Budgets:
                 raise ValueError(f"{name} is {value}, expected at least {least}")
         if not 0 <= self.prefill_share <= 1:
             raise ValueError(f"prefill_share is {self.prefill_share}, expected 0 to 1")
-        if self.rows < (least := self.requests - 1 + self.prefill_rows):
+        if self.rows < self.requests:
             raise ValueError(
-                f"rows is {self.rows}, expected at least {least}: roots of {self.requests - 1} "
-                f"requests, and {self.prefill_rows} rows of prompts for one more"
+                f"rows is {self.rows}, expected at least {self.requests}: one for each request"
             )
 
     @property
     def prefill_rows(self) -> int:
-        """Rows that are kept for prompts."""
-        return max(1, ceil(self.rows * self.prefill_share))
+        """Rows that are kept for prompts, whatever decodes: one for each other request is not."""
+        return max(1, min(ceil(self.rows * self.prefill_share), self.rows - self.requests + 1))
 
     def most_iterations(self, prompt_tokens: int, new_tokens: int) -> int:
         """How many iterations a request takes at most, from when it is the oldest one.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from zlib import crc32
 
 import numpy as np
@@ -101,7 +102,9 @@ class World:
 
     @property
     def prefill_rows(self) -> int:
-        return max(1, int(np.ceil(self.budgets.rows * self.budgets.prefill_share)))
+        """Rows that prompts can count on while all but one of the requests decode."""
+        rows, others = self.budgets.rows, self.budgets.requests - 1
+        return max(1, min(ceil(rows * self.budgets.prefill_share), rows - others))
 
     def cancel(self, request: int) -> None:
         assert self.batcher.cancel(request)
@@ -346,7 +349,7 @@ def random_budgets(rng: random.Random) -> Budgets:
     requests = rng.randint(1, 8)
     share = rng.choice([0.0, 0.25, 0.5])
     return Budgets(
-        rows=rng.randint(2 * requests + 2, 60),
+        rows=rng.randint(requests, rng.choice([requests, 60])),
         requests=requests,
         chunk=rng.choice([1, 5, 16, 60]),
         nodes=rng.choice([0, 1, 8]),

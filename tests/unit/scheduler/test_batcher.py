@@ -222,7 +222,7 @@ def test_an_allocation_that_breaks_the_budgets_is_refused(shares: list[int]) -> 
         ({"rows": 0}, "rows is 0, expected at least 1"),
         ({"depth": -1}, "depth is -1, expected at least 0"),
         ({"prefill_share": 1.5}, r"prefill_share is 1.5, expected 0 to 1"),
-        ({"rows": 4, "requests": 5}, "rows is 4, expected at least 5: roots of 4 requests"),
+        ({"rows": 4, "requests": 5}, "rows is 4, expected at least 5: one for each request"),
     ],
 )
 def test_budgets_that_cannot_be_kept_are_refused(budgets: dict[str, Any], message: str) -> None:
