@@ -6,11 +6,15 @@ at them as NumPy arrays over the same bytes.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+MOST_WORK = 100_000
+"""Steps that NumPy may take to find out whether arrays meet; columns of a matrix take few."""
 
 
 def imported(array: Any) -> Any:
@@ -54,6 +58,84 @@ def over(memory: Any, offset: int, shape: tuple[int, ...], dtype: Any) -> Any:
     """An array on a part of an array of bytes; made by :func:`zeros` for the same library."""
     num_bytes = prod(shape) * itemsize(dtype)
     return memory[offset : offset + num_bytes].view(dtype).reshape(shape)
+
+
+def is_of_type(array: Any, dtype: Any) -> bool:
+    """Whether the elements of an array are of this type, of whatever library its name is.
+
+    >>> is_of_type(np.zeros(2), "float64"), is_of_type(np.zeros(2), int)
+    (True, False)
+    """
+    return bool(_plain_type(array.dtype) == _plain_type(dtype))
+
+
+def _plain_type(dtype: Any) -> Any:
+    name = str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else dtype
+    try:
+        return np.dtype(name)
+    except TypeError:  # NumPy knows no such type
+        return str(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where an array lies.
+
+    Attributes:
+        start: address of its lowest byte.
+        stop: behind its highest.
+        is_repeated: whether several of its elements are the same bytes, as in broadcast arrays.
+        is_writable: whether it may be written, as far as it says.
+    """
+
+    start: int
+    stop: int
+    is_repeated: bool
+    is_writable: bool
+
+
+def layout(array: Any) -> Layout | None:
+    """Where an array lies; None if it is empty, or does not say.
+
+    >>> found = layout(np.broadcast_to(np.zeros((4, 1)), (4, 3)))
+    >>> found.stop - found.start, found.is_repeated, found.is_writable
+    (32, True, False)
+    """
+    steps: tuple[int, ...] | None
+    if hasattr(array, "data_ptr"):
+        try:
+            start, is_writable = array.data_ptr(), True
+            steps = tuple(step * array.itemsize for step in array.stride())
+        except RuntimeError:  # packed for some library, which alone knows
+            return None
+    else:
+        said = getattr(array, "__cuda_array_interface__", None)
+        said = said or getattr(array, "__array_interface__", None)
+        if not said or not said.get("data"):
+            return None
+        (start, is_read_only), steps = said["data"], said.get("strides")
+        is_writable = not is_read_only
+    shape = tuple(array.shape)
+    if not start or 0 in shape:
+        return None
+    size = int(array.dtype.itemsize)
+    if steps is None:  # rows one behind another
+        steps = tuple(size * prod(shape[d + 1 :]) for d in range(len(shape)))
+    reach = [step * (extent - 1) for step, extent in zip(steps, shape, strict=True)]
+    return Layout(
+        start + sum(r for r in reach if r < 0),
+        start + sum(r for r in reach if r > 0) + size,
+        any(extent > 1 and step == 0 for step, extent in zip(steps, shape, strict=True)),
+        is_writable,
+    )
+
+
+def share_elements(one: Any, other: Any) -> bool:
+    """Whether arrays whose bytes lie among each other have some in common; if in doubt, yes."""
+    try:
+        return np.shares_memory(bits(one), bits(other), max_work=MOST_WORK)  # type: ignore[arg-type]
+    except (np.exceptions.TooHardError, AttributeError, TypeError, ValueError, RuntimeError):
+        return True
 
 
 def bits(array: Any) -> NDArray[Any]:

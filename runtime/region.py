@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import index
 from typing import Any, Protocol
 
-from specinfer.runtime.arrays import imported
+from specinfer.runtime.arrays import imported, is_of_type, layout
 from specinfer.runtime.errors import LaunchError
 from specinfer.runtime.index_space import MAX_DIMENSIONS, IndexSpace, whole
 
@@ -126,7 +126,8 @@ class Region:
         """The array, fit to be the memory of ``field``.
 
         Raises:
-            LaunchError: no such field, no array, or an array of another shape.
+            LaunchError: no such field, no array, an array of another shape or type, or one that
+                could not be written element by element.
         """
         self.part(None, field)  # refuses unknown ones
         try:
@@ -139,6 +140,22 @@ class Region:
         if tuple(taken.shape) != self.shape:
             raise LaunchError(
                 f"region {self.name}.{field}: attached {tuple(taken.shape)}, expected {self.shape}"
+            )
+        if not is_of_type(taken, self.fields[field]):
+            raise LaunchError(
+                f"region {self.name}.{field}: attached an array of {taken.dtype}, expected "
+                f"{self.fields[field]}, as the field was declared"
+            )
+        lies = layout(taken)
+        if lies is not None and lies.is_repeated:
+            raise LaunchError(
+                f"region {self.name}.{field}: attached an array with several elements in the same "
+                "bytes (broadcast?), expected a place for each; copy it"
+            )
+        if lies is not None and not lies.is_writable:
+            raise LaunchError(
+                f"region {self.name}.{field}: attached an array that is read-only, expected one "
+                "that tasks and transfers can write; copy it"
             )
         return taken
 

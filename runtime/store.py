@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specinfer.runtime.arrays import bytes_like, itemsize, over, zeros
+from specinfer.runtime.attached import Attached
 from specinfer.runtime.distributor import Distributor
 from specinfer.runtime.errors import LaunchError, MapperError
 from specinfer.runtime.machine import Machine
@@ -43,6 +44,7 @@ class Store:
         self._distributor = distributor
         self._regions: list[Region] = []
         self._num_arenas = 0
+        self._attached = Attached()
 
     def region(self, id: int) -> Region:
         """A region by its number."""
@@ -62,13 +64,13 @@ class Store:
             OutOfMemoryError: they take more than is left of the region's memory.
         """
         region = Region(len(self._regions), name, shape, fields)
-        attached = {field: region.check(field, array) for field, array in arrays.items()}
-        dtypes = {**region.fields, **{f: array.dtype for f, array in attached.items()}}
-        sizes = [_itemsize(region, field, dtype) for field, dtype in dtypes.items()]
+        sizes = [_itemsize(region, field, dtype) for field, dtype in region.fields.items()]
         num_bytes = region.space.volume * sum(sizes)
+        taken = {field: region.check(field, array) for field, array in arrays.items()}
+        self._attached.check(region, taken)
         self._memory_of(region).hold(name, num_bytes)
         self._add(region)
-        for field, array in attached.items():
+        for field, array in taken.items():
             self._attach(region, field, array)
         return region
 
@@ -95,7 +97,7 @@ class Store:
             region, offset = regions[value.name], plan.offsets[value.name]
             self._add(region)
             region.storage = Storage(arena, offset, itemsize(value.dtype))
-            self._attach(region, "value", over(memory, offset, value.shape, value.dtype))
+            self._give(region, "value", over(memory, offset, value.shape, value.dtype))
         return regions
 
     def attach(self, region: Region, field: str, array: Any) -> None:
@@ -104,6 +106,8 @@ class Store:
         Raises:
             LaunchError: no such field, or what cannot be its memory.
         """
+        array = region.check(field, array)
+        self._attached.check(region, {field: array})
         self._attach(region, field, array)
         self._exchanged(region, field)
 
@@ -111,6 +115,7 @@ class Store:
         """Take the memory of a field away, on every rank of this process."""
         for rank in self._machine.ranks:
             self._machine.instances(rank).detach((region.id, field))
+        self._attached.forget((region.id, field))
         self._exchanged(region, field)
 
     def check_known(self, region: Region, where: object) -> None:
@@ -139,7 +144,10 @@ class Store:
             ) from None
 
     def _attach(self, region: Region, field: str, array: Any) -> None:
-        array = region.check(field, array)
+        self._give(region, field, array)
+        self._attached.add(region, field, array)
+
+    def _give(self, region: Region, field: str, array: Any) -> None:
         for rank in self._machine.ranks:
             self._machine.instances(rank).attach((region.id, field), array)
 

@@ -187,7 +187,8 @@ def make_decoder(
         logit_rows=sizes.requests * (1 + nodes),
     )
     slots = KVSlots(sizes.requests, sizes.requests * sizes.length, max(1, nodes))
-    weights = weight_regions(runtime, model.weights)
+    # A copy: a model may be the LLM and an SSM of one runtime, and regions share no memory.
+    weights = weight_regions(runtime, {n: w.clone() for n, w in model.weights.items()})
     pool = slots.num_slots
     decoder = Decoder(Model(runtime, program, weights, limits, pool, model.dtype), slots)
     for name in ("k", "v"):

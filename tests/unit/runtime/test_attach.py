@@ -12,6 +12,7 @@ from unit.runtime.setups import MAKERS, everywhere, on_ranks
 
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import LaunchError
+from specinfer.runtime.memory import Memory, OutOfMemoryError
 from specinfer.runtime.partition import equal
 from specinfer.runtime.privilege import RW, WD, R, Reduce
 from specinfer.runtime.task import task
@@ -189,22 +190,126 @@ def test_refuses_a_field_that_there_is_not(kind: str) -> None:
             runtime.region("y", (4,), {"v": "int64"}, {"w": np.zeros(4)})
 
 
+BROADCAST = np.broadcast_to(np.zeros(1, int), 4)
+READ_ONLY = np.zeros(4, int)
+READ_ONLY.flags.writeable = False
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
         (np.zeros(3), r"region x\.v: attached \(3,\), expected \(4,\)"),
         (np.zeros((4, 1)), r"region x\.v: attached \(4, 1\), expected \(4,\)"),
         (torch.zeros(5), r"region x\.v: attached \(5,\), expected \(4,\)"),
+        (np.zeros(4, "float32"), r"region x\.v: attached an array of float32, expected int64, as"),
+        (torch.zeros(4), r"region x\.v: attached an array of torch\.float32, expected int64, as"),
+        (np.zeros(4, ">i8"), r"region x\.v: attached an array of >i8, expected int64, as the f"),
+        (BROADCAST, r"region x\.v: .* several elements in the same bytes \(broadcast\?\)"),
+        (torch.zeros(1).long().expand(4), r"region x\.v: .* several elements in the same bytes"),
+        (READ_ONLY, r"region x\.v: attached an array that is read-only, expected one that tasks"),
         ([0, 0, 0, 0], r"region x\.v: attached list, expected an array, or an object with DLPack"),
         (None, r"region x\.v: attached NoneType, expected an array, or an object with DLPack"),
     ],
-    ids=["too short", "other dimension", "too long", "list", "nothing"],
+    ids=[
+        "too short",
+        "other dimension",
+        "too long",
+        "floats",
+        "floats of torch",
+        "bytes in another order",
+        "broadcast",
+        "broadcast by torch",
+        "read-only",
+        "list",
+        "nothing",
+    ],
 )
 def test_refuses_what_cannot_be_its_memory(array: Any, message: str) -> None:
     runtime = Runtime()
     x = runtime.region("x", (4,), {"v": "int64"})
     with pytest.raises(LaunchError, match=message):
         runtime.attach(x, "v", array)
+
+
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
+class TestOverlap:
+    """Launches that use one field do not wait for those that use another."""
+
+    @everywhere
+    def test_is_refused(self, kind: str, make: Callable[..., Any]) -> None:
+        with MAKERS[kind]() as runtime:
+            array = make(6)
+            fields = {"v": array.dtype}
+            runtime.region("x", (4,), fields, {"v": array[:4]})
+            y = runtime.region("y", (3,), fields)
+            message = r"region y\.v: attached an array that overlaps with that of x\.v, expected"
+            with pytest.raises(LaunchError, match=message):
+                runtime.attach(y, "v", array[3:])
+            with pytest.raises(LaunchError, match=message):
+                runtime.region("y", (3,), fields, {"v": array[3:]})
+            runtime.attach(y, "v", make(3))
+            runtime.launch(increment, x=y)
+            assert runtime.read(y).tolist() == [1, 1, 1]
+
+    def test_of_fields_of_one_region_is_refused(self, make: Callable[..., Any]) -> None:
+        array = make(4)
+        with pytest.raises(LaunchError, match=r"region x\.b: .* overlaps with that of x\.a, exp"):
+            Runtime().region(
+                "x", (4,), {"a": array.dtype, "b": array.dtype}, {"a": array, "b": array}
+            )
+
+    def test_of_neighbours_and_columns_is_none(self, make: Callable[..., Any]) -> None:
+        runtime, array = Runtime(), make((4, 6))
+        for name, part in (
+            ("above", array[:2, :]),
+            ("left", array[2:, :3]),
+            ("right", array[2:, 3:]),
+            ("nothing", array[:0, :]),
+        ):
+            x = runtime.region(name, tuple(part.shape), {"v": array.dtype}, {"v": part})
+            runtime.launch(increment, x=x)
+        assert (array == 1).all()
+
+    def test_with_what_was_given_back_or_exchanged_is_none(self, make: Callable[..., Any]) -> None:
+        runtime, array = Runtime(), make(4)
+        x, y = (runtime.region(name, (4,), {"v": array.dtype}) for name in "xy")
+        runtime.attach(x, "v", array)
+        runtime.attach(x, "v", array)  # the same again
+        runtime.detach(x, "v")
+        runtime.attach(y, "v", array)
+        runtime.attach(y, "v", make(4))
+        runtime.attach(x, "v", array)
+        runtime.launch(increment, x=x)
+        assert (array.tolist(), runtime.read(y).tolist()) == ([1] * 4, [0] * 4)
+
+    def test_with_what_was_refused_is_none(self, make: Callable[..., Any]) -> None:
+        runtime, array = Runtime(memories=[Memory("cpu", 100)]), make(4)
+        with pytest.raises(OutOfMemoryError):
+            runtime.region("x", (4,), {"v": array.dtype, "w": "S50"}, {"v": array})
+        y = runtime.region("y", (4,), {"v": array.dtype}, {"v": array})
+        assert runtime.read(y).tolist() == [0] * 4
+
+    def test_of_fields_in_different_runtimes_is_the_programs_affair(
+        self, make: Callable[..., Any]
+    ) -> None:
+        array = make(4)
+        for runtime in (Runtime(), Runtime()):
+            x = runtime.region("x", (4,), {"v": array.dtype}, {"v": array})
+            runtime.launch(increment, x=x)
+        assert array.tolist() == [2] * 4
+
+
+def test_columns_of_a_record_are_fields_of_a_region() -> None:
+    records = np.zeros(3, [("a", "float32"), ("b", "int64")])
+    arrays = {name: records[name] for name in "ab"}
+    x = Runtime().region("x", (3,), {"a": "float32", "b": "int64"}, arrays)
+    assert x.fields == {"a": "float32", "b": "int64"}
+
+
+def test_an_array_that_does_not_say_where_it_lies_is_taken() -> None:
+    runtime, array = Runtime(), torch.zeros(2, 2).to_mkldnn()
+    for name in "xy":
+        runtime.region(name, (2, 2), {"v": torch.float32}, {"v": array})
 
 
 def test_refuses_to_attach_to_a_region_of_another_runtime() -> None:

@@ -120,7 +120,10 @@ def test_memory_detached_is_the_users_again(runtime: Runtime) -> None:
     assert memory.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("make", [np.zeros, torch.zeros, lambda n: OnlyDLPack(torch.zeros(n))])
+@pytest.mark.parametrize(
+    "make",
+    [lambda n: np.zeros(n, "float32"), torch.zeros, lambda n: OnlyDLPack(torch.zeros(n))],
+)
 def test_memory_of_any_library_is_attached(runtime: Runtime, make: Any) -> None:
     x = runtime.region("x", (2,), {"value": "float32"}, {"value": make(2)})
     runtime.launch(increment, x=x.rows(0, 1), by=1)
