@@ -17,8 +17,10 @@ from specinfer.models.definition import definition_for
 from specinfer.models.progress import silent
 from specinfer.models.tokenizer import Tokenizer
 from specinfer.runtime.context import Runtime
-from specinfer.scheduler.assembly import Assembly, Plan
+from specinfer.scheduler.assembly import Assembly
+from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculators.making import SSMMaker
 from specinfer.scheduler.verifiers.choice import AUTO
 
 torch.set_num_threads(1)  # products this small are slower on two
@@ -65,8 +67,8 @@ class RandomCheckpoint:
 
 
 llm = Plan("llm", RandomCheckpoint(), DEFINITION)
-trees = Plan("ssm", RandomCheckpoint(noise=0.05), DEFINITION, expansion=(2, 2, 1, 1))
-chains = Plan("ssm", RandomCheckpoint(noise=0.05), DEFINITION, expansion=(1, 1, 1, 1))
+ssm = Plan("ssm", RandomCheckpoint(noise=0.05), DEFINITION)
+trees, chains = SSMMaker(ssm, (2, 2, 1, 1)), SSMMaker(ssm, (1, 1, 1, 1))
 assembly = Assembly(Runtime(), BatchConfig(max_requests=1), length=128, dtype=torch.float32)
 
 texts = []

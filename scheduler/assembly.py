@@ -13,10 +13,7 @@ from typing import Any
 import torch
 
 from specinfer.models.batch import BatchLimits
-from specinfer.models.checkpoint import Checkpoint
 from specinfer.models.compiler import Program, compile_graph
-from specinfer.models.definition import Definition
-from specinfer.models.graph import Graph
 from specinfer.models.model import Model, memory_bytes, weight_regions
 from specinfer.models.packing import factors, pack_weights
 from specinfer.models.parallel import AXIS
@@ -36,57 +33,13 @@ from specinfer.runtime.memory import Memory, OutOfMemoryError, budgets_from
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
-from specinfer.scheduler.config import EXECUTORS, BatchConfig, NGram, ParallelConfig
+from specinfer.scheduler.config import EXECUTORS, BatchConfig, ParallelConfig
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_slots import KVSlots
-from specinfer.scheduler.speculators import Speculator
-from specinfer.scheduler.speculators.ngram import NGramSpeculator
-from specinfer.scheduler.speculators.proposals import ReducedVocabulary
-from specinfer.scheduler.speculators.ssm import SSMSpeculator, most_nodes
+from specinfer.scheduler.plan import Plan
+from specinfer.scheduler.speculators.making import Maker, Parts
 from specinfer.scheduler.step_cost import StepCost, measure_step_cost
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A model of an engine before its weights are read.
-
-    Attributes:
-        name: for people.
-        checkpoint: where its weights are.
-        definition: says what it computes.
-        layers: how many of its first layers are used; None for all.
-        expansion: shape of its trees, if it is an SSM.
-        nodes: most nodes of one, the likeliest; 0: all.
-        draws: how its children are drawn; None: as the verifier likes it best.
-    """
-
-    name: str
-    checkpoint: Checkpoint
-    definition: Definition
-    layers: int | None = None
-    expansion: Sequence[int] = ()
-    nodes: int = 0
-    draws: str | None = None
-
-    @property
-    def prefix(self) -> str:
-        """What the names of its weights' regions start with."""
-        return f"{self.name}."
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The definition's parameters, with this checkpoint's values."""
-        return self.definition.evaluate(self.checkpoint.config, **self._overrides)
-
-    @property
-    def graph(self) -> Graph:
-        """What it computes."""
-        return self.definition.build(self.checkpoint.config, **self._overrides)
-
-    @property
-    def _overrides(self) -> dict[str, int]:
-        return {} if self.layers is None else {"layers": self.layers}
 
 
 def new_runtime(
@@ -179,7 +132,7 @@ class Assembly:
     dtype: torch.dtype
 
     def engine(
-        self, llm: Plan, drafts: Sequence[Plan | NGram], verifier: str, progress: Progress
+        self, llm: Plan, drafts: Sequence[Maker], verifier: str, progress: Progress
     ) -> Engine:
         """Read all weights and connect an LLM with its speculators.
 
@@ -188,28 +141,22 @@ class Assembly:
                 memory for what is asked.
         """
         program = compile_graph(llm.graph)
-        drafted = [  # an n-gram's guesses cost steps of the LLM
-            program if isinstance(draft, NGram) else compile_graph(draft.graph) for draft in drafts
-        ]
-        ssms = [
-            (draft, runs, _num_computed(draft))
-            for draft, runs in zip(drafts, drafted, strict=True)
-            if isinstance(draft, Plan)
-        ]
-        self._check_memory([(llm, program, sum(map(_num_nodes, drafts))), *ssms])
+        models = [model for draft in drafts for model in draft.models]
+        programs = {id(plan): compile_graph(plan.graph) for plan, _ in models}
+        num_nodes = sum(draft.num_nodes for draft in drafts)
+        ssms = [(plan, programs[id(plan)], nodes) for plan, nodes in models]
+        self._check_memory([(llm, program, num_nodes), *ssms])
         weights = self._weights(llm, program, progress)
-        speculators: list[Speculator] = []
-        for draft, runs in zip(drafts, drafted, strict=True):
-            if isinstance(draft, NGram):
-                cost = self._step_cost(runs, weights)
-                speculators.append(NGramSpeculator(draft.ngram, draft.min_match, cost))
-            else:
-                shared = draft.checkpoint is llm.checkpoint
-                own = weights if shared else self._weights(draft, runs, progress)
-                decoder = self._decoder(runs, own, _num_computed(draft))
-                speculators.append(_ssm(draft, decoder, program))
-        nodes = sum(speculator.max_nodes for speculator in speculators)
-        return Engine(self._decoder(program, weights, nodes), speculators, verifier=verifier)
+
+        def decoder(plan: Plan, nodes: int) -> Decoder:
+            runs, shared = programs[id(plan)], plan.checkpoint is llm.checkpoint
+            own = weights if shared else self._weights(plan, runs, progress)
+            return self._decoder(runs, own, nodes)
+
+        vocabulary = program.values[program.output.name].width
+        parts = Parts(vocabulary, lambda: self._step_cost(program, weights), decoder)
+        speculators = [draft.make(parts) for draft in drafts]
+        return Engine(self._decoder(program, weights, num_nodes), speculators, verifier=verifier)
 
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
         weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)
@@ -271,20 +218,3 @@ class Assembly:
         limits, slots = self._sizes(nodes)
         model = Model(self.runtime, program, weights, limits, slots.num_slots, self.dtype)
         return Decoder(model, slots)
-
-
-def _num_nodes(draft: Plan | NGram) -> int:
-    """Most nodes that a speculator proposes, the root not counted."""
-    return draft.ngram if isinstance(draft, NGram) else most_nodes(draft.expansion, draft.nodes)[0]
-
-
-def _num_computed(draft: Plan | NGram) -> int:
-    """Most nodes that it computes itself."""
-    return 0 if isinstance(draft, NGram) else most_nodes(draft.expansion, draft.nodes)[1]
-
-
-def _ssm(plan: Plan, decoder: Decoder, llm: Program) -> SSMSpeculator:
-    known = plan.checkpoint.draft_vocabulary
-    size = llm.values[llm.output.name].width
-    vocabulary = None if known is None else ReducedVocabulary(known, size)
-    return SSMSpeculator(plan.name, decoder, plan.expansion, plan.nodes, vocabulary, plan.draws)

@@ -23,7 +23,7 @@ from specinfer.models.tokenizer import TextStream
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.trace import Trace
-from specinfer.scheduler.assembly import Assembly, Plan, new_runtime
+from specinfer.scheduler.assembly import Assembly, new_runtime
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
     DTYPES,
@@ -31,7 +31,6 @@ from specinfer.scheduler.config import (
     BatchConfig,
     Draft,
     GenerationConfig,
-    NGram,
     ParallelConfig,
     PrefixSSM,
     ServingConfig,
@@ -39,13 +38,15 @@ from specinfer.scheduler.config import (
 )
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.request_lanes import RequestLanes
 from specinfer.scheduler.sampling.logprobs import TokenLogprobs
 from specinfer.scheduler.sampling.seeds import new_seed, seed_of_copy
+from specinfer.scheduler.speculators.making import Maker, maker_of
 from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.stopping import StopText
-from specinfer.scheduler.verifiers.choice import AUTO, check_draws
+from specinfer.scheduler.verifiers.choice import AUTO
 
 DEFAULT_LENGTH = 2048
 """Longest request, unless asked for more."""
@@ -167,11 +168,19 @@ class LLM:
             layers, num_layers = draft.prefix_layers, compile_graph(self.plan().graph).num_layers
             if layers > num_layers:
                 raise ConfigError(f"prefix_layers is {layers}, but the LLM has {num_layers} layers")
-            return Plan(draft.name, self._checkpoint, self._definition, layers, **_tree_of(draft))
+            return Plan(draft.name, self._checkpoint, self._definition, layers)
         checkpoint = self._open(draft.model)
         self._check_vocabulary(draft.model, checkpoint)
         definition = definition_for(checkpoint.config)
-        return Plan(draft.name, checkpoint, definition, **_tree_of(draft))
+        return Plan(draft.name, checkpoint, definition)
+
+    def makers(self, drafts: Sequence[Draft], verifier: str = AUTO) -> list[Maker]:
+        """What would make these speculators for this LLM; no weights are read.
+
+        Raises:
+            SpecInferError: what :func:`maker_of` raises.
+        """
+        return [maker_of(draft, verifier, self.plan) for draft in drafts]
 
     def compile(
         self,
@@ -202,20 +211,18 @@ class LLM:
         """
         batch = batch or BatchConfig()
         SpeculationConfig(verifier=verifier)
-        for draft in ssms:
-            _check_draws(draft, verifier)
         self._generation = generation_config or GenerationConfig()
         torch.set_grad_enabled(False)
         # An SSM that does not fit is refused before the slow reading of weights.
-        plans = [draft if isinstance(draft, NGram) else self.plan(draft) for draft in ssms]
-        models = [self.plan(), *(plan for plan in plans if isinstance(plan, Plan))]
+        makers = self.makers(ssms, verifier)
+        models = [self.plan(), *(plan for maker in makers for plan, _ in maker.models)]
         rules = [rule for plan in models for rule in tensor_rules(plan.graph, plan.prefix)]
         runtime = new_runtime(
             executor, self._dtype, profiler, parallel=parallel, rules=rules, memory=memory
         )
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
         self._lanes = RequestLanes(profiler) if profiler else None
-        self._engine = assembly.engine(self.plan(), plans, verifier, self._progress)
+        self._engine = assembly.engine(self.plan(), makers, verifier, self._progress)
 
     def generate(
         self,
@@ -406,17 +413,6 @@ class LLM:
             return [generation.seed] * count
         seeds: list[int | None] = self._compiled.runtime.agree([new_seed() for _ in range(count)])
         return seeds
-
-
-def _tree_of(draft: SSM | PrefixSSM) -> dict[str, Any]:
-    draws = None if draft.draws == AUTO else draft.draws
-    return {"expansion": draft.expansion, "nodes": draft.nodes, "draws": draws}
-
-
-def _check_draws(draft: Draft, verifier: str) -> None:
-    """Refuse a pair of drafter and verifier that would change the law of the text."""
-    if not isinstance(draft, NGram) and AUTO not in (draft.draws, verifier):
-        check_draws(verifier, draft.draws)
 
 
 def _watched(events: Iterable[Event], lanes: RequestLanes) -> Iterator[Event]:

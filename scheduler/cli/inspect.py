@@ -20,9 +20,9 @@ from specinfer.scheduler.cli.bring import bring
 
 if TYPE_CHECKING:  # these import torch: only when the command runs
     from specinfer.runtime.inspection import Repeated
-    from specinfer.scheduler.assembly import Plan
     from specinfer.scheduler.cli.fetch import Subparsers
     from specinfer.scheduler.config import ServingConfig
+    from specinfer.scheduler.plan import Plan
 
 _EPILOG = """\
 examples:
@@ -91,12 +91,11 @@ def _open(args: argparse.Namespace) -> tuple[ServingConfig, list[Plan]]:
     is_quiet = args.quiet or not sys.stderr.isatty()
     bring(config.model, home, quiet=is_quiet)
 
-    from specinfer.scheduler.config import NGram
     from specinfer.scheduler.llm import LLM
 
     llm = LLM(config.model, definition=config.definition or None, dtype=config.dtype, home=home)
-    drafts = [draft for draft in config.drafts if not isinstance(draft, NGram)]
-    return config, [llm.plan(), *map(llm.plan, drafts)]
+    models = [model for maker in llm.makers(config.drafts) for model in maker.models]
+    return config, [llm.plan(), *(plan for plan, _ in models)]
 
 
 def _write_dot(plan: Plan, path: Path, which: str, *, is_all: bool) -> None:
