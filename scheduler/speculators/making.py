@@ -83,10 +83,14 @@ class SSMMaker:
 
     def make(self, parts: Parts) -> SSMSpeculator:
         """Read its weights."""
-        plan, known = self.plan, self.plan.checkpoint.draft_vocabulary
-        vocabulary = None if known is None else ReducedVocabulary(known, parts.vocabulary)
-        decoder = parts.decoder(*self.models[0])
-        return SSMSpeculator(plan.name, decoder, self.expansion, self.nodes, vocabulary, self.draws)
+        decoder, vocabulary = parts.decoder(*self.models[0]), self.vocabulary(parts)
+        name = self.plan.name
+        return SSMSpeculator(name, decoder, self.expansion, self.nodes, vocabulary, self.draws)
+
+    def vocabulary(self, parts: Parts) -> ReducedVocabulary | None:
+        """The tokens that the model knows; None: the LLM's."""
+        known = self.plan.checkpoint.draft_vocabulary
+        return None if known is None else ReducedVocabulary(known, parts.vocabulary)
 
 
 @dataclass(frozen=True, slots=True)

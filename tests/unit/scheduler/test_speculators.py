@@ -17,6 +17,7 @@ from tiny_models import (
     Sizes,
     audit_kv,
     decoder_of,
+    make_decoder,
     make_ssm,
     noisy_copy,
     plain_forward,
@@ -29,6 +30,7 @@ from tiny_models import (
 from specinfer.scheduler.errors import TreeError
 from specinfer.scheduler.speculators import Context, Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.speculators.planted import PlantedSpeculator, Told
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
 from specinfer.scheduler.token_tree import TokenTree
 
@@ -45,11 +47,21 @@ SSMS = {
         reduced(noisy_copy(LLM, 1), range(2, 11)), (2, 1, 2), known=(tuple(range(2, 11)), 12)
     ),
 }
+
+
+def make_planted() -> PlantedSpeculator:
+    """One that knows how the first of ``prompts()`` goes on."""
+    decoder = make_decoder(noisy_copy(LLM, 1), SIZES, nodes=8)
+    told: Told = {(): [1, 2, 3, 4] * 24}
+    return PlantedSpeculator(decoder, (2, 1, 2), [[0.5, 0.2], [0.7], [0.1, 0.6]], told)
+
+
 MAKERS: dict[str, Callable[[], Speculator]] = {
     "n-gram": NGramSpeculator,
     "n-gram of one token": lambda: NGramSpeculator(max_nodes=30, min_match=1),
     "n-gram of one node": lambda: NGramSpeculator(max_nodes=1, min_match=1),
     **{name: partial(make_ssm, draft, SIZES) for name, draft in SSMS.items()},
+    "planted": make_planted,
 }
 
 
