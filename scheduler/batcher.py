@@ -59,7 +59,7 @@ class Batcher:
     """Schedules requests over the K/V pools of one LLM and any number of SSMs.
 
     :meth:`begin` says what an iteration does; who carries it out tells the pools how many tokens of
-    a text the models have computed; :meth:`finish` takes what came of it. Both alternate.
+    a text the models have computed; :meth:`finish` takes what came of it, or :meth:`abandon`.
 
     Args:
         budgets: the most that one iteration does.
@@ -173,17 +173,11 @@ class Batcher:
         Args:
             outcomes: by request; who is missing got nothing.
         """
-        done, self._in_flight = self._in_flight, None
-        assert done is not None, "no iteration was begun"
-        assert outcomes.keys() <= {text.id for text in self._running}
+        done = self._take(outcomes)
         for text in self._running:
-            outcome = outcomes.get(text.id, _NOTHING)
-            text.take(outcome.tokens)
-            text.is_leaving |= outcome.has_ended
             for pool in self._pools:
                 if text.id in pool:
                     pool.share(text.id, text.tokens)
-            assert text.is_leaving or text.num_remaining > 0, text.id
         self._let_leave()
         going_on = {text.id: text for text in self._running}
         for chunk in done.chunks:
@@ -192,6 +186,31 @@ class Batcher:
         for decode in done.decodes:
             if decode.request in going_on:
                 assert self._is_decoding(going_on[decode.request]), decode
+
+    def abandon(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Take what an iteration did that broke off: what it computed is unknown, and forgotten.
+
+        All that run give back their K/V and wait. Their texts go on with the next iteration.
+
+        Args:
+            outcomes: by request; who is missing got nothing.
+        """
+        self._take(outcomes)
+        self._let_leave()
+        while self._running:
+            self._preempt()
+
+    def _take(self, outcomes: Mapping[int, Outcome]) -> Iteration:
+        """Append what was written; return what had been told."""
+        done, self._in_flight = self._in_flight, None
+        assert done is not None, "no iteration was begun"
+        assert outcomes.keys() <= {text.id for text in self._running}
+        for text in self._running:
+            outcome = outcomes.get(text.id, _NOTHING)
+            text.take(outcome.tokens)
+            text.is_leaving |= outcome.has_ended
+            assert text.is_leaving or text.num_remaining > 0, text.id
+        return done
 
     def _all(self) -> Iterable[_Text]:
         return (*self._running, *self._waiting)
@@ -227,11 +246,14 @@ class Batcher:
             if self._llm.grow(self._running[at].id, len(self._running[at].tokens)):
                 at += 1
             else:
-                youngest = self._running.pop()
-                self._give_back(youngest)
-                self._waiting.appendleft(youngest)
-                preempted.append(youngest.id)
+                preempted.append(self._preempt())
         return tuple(reversed(preempted))
+
+    def _preempt(self) -> int:
+        youngest = self._running.pop()
+        self._give_back(youngest)
+        self._waiting.appendleft(youngest)
+        return youngest.id
 
     def _admit(self) -> Iterable[Admitted]:
         """Those who came first, as long as there are pages, and rows that nobody else takes."""

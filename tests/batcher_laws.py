@@ -215,7 +215,6 @@ class World:
     def finish(self) -> None:
         done = self.in_flight
         assert done is not None
-        running = set(self.running)
         outcomes = {}
         for ssm, chunks in enumerate(done.drafts, start=1):
             for chunk in chunks:
@@ -228,6 +227,35 @@ class World:
         for decode in done.decodes:
             outcomes[decode.request] = self.decode(decode, trees)
         self.batcher.finish(outcomes)
+        self.leave(outcomes)
+        assert self.running == self.batcher.running
+        self.check_pools()
+        for told in self.live.values():
+            assert self.num_iterations < told.deadline, "nobody starves"
+
+    def break_off(self) -> None:
+        """Some models have computed something, and some requests have got their tokens."""
+        done = self.in_flight
+        assert done is not None
+        outcomes = {}
+        for chunk in done.chunks:
+            if self.choose(0, 1):
+                self.pools[0].commit(chunk.request, self.choose(0, chunk.num_rows))
+        for decode in done.decodes:
+            if self.choose(0, 1):
+                outcomes[decode.request] = self.decode(decode, ())
+        self.batcher.abandon(outcomes)
+        self.leave(outcomes)
+        assert not self.batcher.running
+        assert not any(pool.requests for pool in self.pools)
+        self.running = []
+        self.check_pools()
+        own = [self.alone(told.request) for told in self.live.values()]
+        for at, told in enumerate(self.live.values()):  # all begin anew
+            told.deadline = self.num_iterations + sum(own[: at + 1])
+
+    def leave(self, outcomes: dict[int, Outcome]) -> None:
+        """Look at the texts that have ended."""
         self.in_flight = None
         for request, outcome in outcomes.items():
             if outcome.has_ended and request in self.live:
@@ -237,10 +265,6 @@ class World:
                 assert told.tokens == [*prompt, *alone], "the text is that of the request alone"
                 self.num_ended += 1
         self.running = [request for request in self.running if request in self.live]
-        assert set(self.running) <= running
-        self.check_pools()
-        for told in self.live.values():
-            assert self.num_iterations < told.deadline, "nobody starves"
 
     def outcome(self, request: int, tokens: list[int]) -> Outcome:
         """Take tokens as an engine does: up to the end of the text."""
@@ -371,6 +395,9 @@ def simulate(seed: int, num_requests: int) -> World:
         world.begin()
         if world.live and rng.random() < 0.1:
             world.cancel(rng.choice(sorted(world.live)))
-        world.finish()
+        if rng.random() < 0.03:
+            world.break_off()
+        else:
+            world.finish()
     world.drain()
     return world

@@ -50,6 +50,11 @@ class Batching(RuleBasedStateMachine):
     def finish(self) -> None:
         self.world.finish()
 
+    @precondition(lambda self: self.world.in_flight is not None)
+    @rule()
+    def break_off(self) -> None:
+        self.world.break_off()
+
     @precondition(lambda self: self.world.in_flight is None)
     @rule(times=st.integers(2, 9))
     def step(self, times: int) -> None:
@@ -66,7 +71,7 @@ TestBatching.settings = settings(max_examples=60, stateful_step_count=30, deadli
 
 
 def test_a_thousand_requests_are_answered_once_each() -> None:
-    worlds = [simulate(seed, 200) for seed in range(6)]
+    worlds = [simulate(seed, 170) for seed in range(6)]
     assert sum(world.num_ended for world in worlds) >= 1000
     for name in ("num_preempted", "num_found", "num_accepted", "num_drafts"):
         assert sum(getattr(world, name) for world in worlds) > 100, f"{name}: too little is tested"

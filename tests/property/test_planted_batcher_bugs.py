@@ -56,7 +56,14 @@ BUGS: dict[tuple[type, str], dict[str, tuple[str, str]]] = {
         ),
     },
     # The batcher
-    (Batcher, "_make_room"): {
+    (Batcher, "_take"): {
+        "the batcher does not know what was written": ("text.take(outcome.tokens)", "pass"),
+    },
+    (Batcher, "abandon"): {
+        "what broke off goes on": ("self._preempt()", "break"),
+        "what was written before it broke off is lost": ("self._take(outcomes)", "self._take({})"),
+    },
+    (Batcher, "_preempt"): {
         "the oldest is preempted": ("self._running.pop()", "self._running.pop(0)"),
         "who is preempted waits behind all": ("appendleft", "append"),
         "who is preempted is lost": ("self._waiting.appendleft(youngest)", "pass"),
