@@ -436,7 +436,7 @@ def test_a_mapper_of_another_epoch_is_asked_anew() -> None:
         x += 1
 
     @change.variant("fast")
-    def _(x: Any) -> None:
+    def change_fast(x: Any) -> None:
         x += 10
 
     for num_ranks in (1, 2):
