@@ -78,6 +78,16 @@ class IndexSpace:
         lo = tuple(map(max, self.lo, other.lo))
         return IndexSpace(lo, tuple(map(max, lo, map(min, self.hi, other.hi))))
 
+    def hull(self, other: IndexSpace) -> IndexSpace:
+        """The smallest rectangle with the points of both.
+
+        >>> print(IndexSpace((0, 0), (2, 1)).hull(IndexSpace((4, 0), (5, 3))))
+        [0:5,0:3]
+        """
+        if self.is_empty or other.is_empty:
+            return other if self.is_empty else self
+        return IndexSpace(tuple(map(min, self.lo, other.lo)), tuple(map(max, self.hi, other.hi)))
+
     def minus(self, other: IndexSpace) -> list[IndexSpace]:
         """The points that are not in ``other``, as disjoint rectangles.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 from specinfer.runtime.agreement import Agreement
@@ -14,6 +14,10 @@ from specinfer.runtime.executor import Executor, Operation, ReplayingExecutor
 from specinfer.runtime.observer import Observer
 from specinfer.runtime.recorder import Recorder
 from specinfer.runtime.trace import Template
+from specinfer.runtime.waiting import Border
+
+LONGEST = 1 << 16
+"""Operations of replays, one right behind the other, of which an end still waits for each."""
 
 logger = logging.getLogger("specinfer.runtime")
 
@@ -47,6 +51,7 @@ class Stream:
         self.recorder: Recorder | None = None
         self.replayed: Template | None = None
         self._analyzer = DependenceAnalyzer()
+        self._start = -1  # of the last replays
 
     def close(self) -> None:
         """Stop the executor, and log what raised and was told to nobody."""
@@ -77,8 +82,7 @@ class Stream:
             executor.submit(id, operation, ())
         else:
             waits_for = self._analyzer.launch(id, operation.requirements)
-            for finished in executor.submit(id, operation.as_of_now(), waits_for):
-                self._analyzer.complete(finished)
+            self._hand_over(id, operation.as_of_now(), waits_for)
         return id
 
     def say(
@@ -128,30 +132,52 @@ class Stream:
             future.ranks = ranks
             if executor.is_in_order:  # else launches before this one may still want the old value
                 future.clear()
+        if not is_recurrent:
+            self._enter_replay(template)
+        base = self.num_operations
+        self.num_operations += len(recording.operations)
         if self.agreement is not None:
-            self.agreement.history.replay(self.num_operations, recording.launches)
+            self.agreement.history.replay(base, recording.launches)
         if self.observer is not None:
-            self.observer.replayed(self.num_operations, recording.issued)
+            self.observer.replayed(base, recording.issued)
         if executor.is_in_order:
-            cast(ReplayingExecutor, executor).replay(
-                self.num_operations, template.calls, recording.operations
-            )
-            self.num_operations += len(template.calls)
+            cast(ReplayingExecutor, executor).replay(base, template.calls, recording.operations)
         else:
-            if not is_recurrent:
-                self.leave_replay()
-            base = self.num_operations
-            self.num_operations += len(recording.operations)
             for at, (operation, edges) in enumerate(
                 zip(recording.operations, template.edges, strict=True)
             ):
-                waits_for = [base + edge for edge in edges if is_recurrent or edge >= 0]
-                executor.submit(base + at, operation.as_of_now(), waits_for)
+                own = [base + edge for edge in edges if is_recurrent or edge >= 0]
+                self._hand_over(base + at, operation.as_of_now(), own or [self._start])
         self.replayed = template
 
-    def leave_replay(self) -> None:
-        """What is issued next waits for everything: replays are not in the analysis."""
-        self.replayed = None
+    def _enter_replay(self, template: Template) -> None:
+        """To the analysis a replay is one launch: here is its start."""
+        if self.replayed is not None:
+            self.leave_replay()
         if not self.executor.is_in_order:
+            self._start = self._issue_border("start", template, ())
+
+    def leave_replay(self) -> None:
+        """What is issued next is analysed again, against all that the last replays did."""
+        template, self.replayed = self.replayed, None
+        if self.executor.is_in_order or template is None:
+            return
+        replayed = range(self._start + 1, self.num_operations)
+        if len(replayed) > LONGEST:
             self.executor.wait(None)
             self._analyzer = DependenceAnalyzer()
+        else:
+            self._issue_border("end", template, replayed)
+
+    def _issue_border(self, what: str, template: Template, behind: Sequence[LaunchId]) -> LaunchId:
+        id = self.num_operations
+        self.num_operations += 1
+        waits_for = self._analyzer.launch(id, template.uses)
+        self._hand_over(id, Border(what), waits_for.union(behind))
+        return id
+
+    def _hand_over(
+        self, id: LaunchId, operation: Operation, waits_for: Collection[LaunchId]
+    ) -> None:
+        for finished in self.executor.submit(id, operation, waits_for):
+            self._analyzer.complete(finished)

@@ -17,17 +17,19 @@ Source: Lee et al., "Dynamic tracing: memoization of task graphs for dynamic tas
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from reprlib import repr as short
 from typing import Any, Protocol, TypeVar
 
-from specinfer.runtime.dependence import DependenceAnalyzer
+from specinfer.runtime.dependence import DependenceAnalyzer, Requirement
 from specinfer.runtime.errors import TraceError
 from specinfer.runtime.executor import Operation
 from specinfer.runtime.future import LATE, LOOKED_INTO, Future, Parameter, late_in
+from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.launch import Launch
 from specinfer.runtime.placement import FieldState
+from specinfer.runtime.privilege import RW, R
 from specinfer.runtime.region import FieldKey
 from specinfer.runtime.replication import Launched
 
@@ -126,6 +128,7 @@ class Template:
         calls: the operations as plain functions.
         edges: for each operation, those it waits for: counted from 0 in the same replay, and
             backwards from -1 in the one right before it.
+        uses: what all of it does, as one launch; the last two only if it is not run in order.
     """
 
     recording: Recording
@@ -133,6 +136,7 @@ class Template:
     bucket: tuple[Hashable, ...]
     calls: tuple[Callable[[], Any], ...]
     edges: tuple[tuple[int, ...], ...]
+    uses: tuple[Requirement, ...] = ()
 
 
 _Kept = TypeVar("_Kept", Recording, Template)
@@ -152,7 +156,25 @@ def make_template(
         ]
         edges = tuple(tuple(sorted(id - count for id in waits)) for waits in found[count:])
     calls = tuple(operation.bound() for operation in operations)
-    return Template(recording, answer, bucket, calls, edges)
+    uses = () if is_in_order else _uses(operations)
+    return Template(recording, answer, bucket, calls, edges, uses)
+
+
+def _uses(operations: Sequence[Operation]) -> tuple[Requirement, ...]:
+    """What operations do together: a requirement for each key, over all points that lie between."""
+    spaces: dict[Hashable, IndexSpace] = {}
+    written: set[Hashable] = set()
+    for operation in operations:
+        for need in operation.requirements:
+            space = spaces.setdefault(need.key, need.space)
+            if space is not need.space:
+                spaces[need.key] = space.hull(need.space)
+            if need.privilege.writes or need.privilege.op is not None:
+                written.add(need.key)
+    return tuple(
+        Requirement(key, space, RW if key in written else R, is_data=False)
+        for key, space in spaces.items()
+    )
 
 
 @dataclass(slots=True)

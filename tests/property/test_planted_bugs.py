@@ -446,12 +446,36 @@ BUGS: dict[tuple[Any, str], dict[str, tuple[Check, str, str]]] = {
         ),
         "a replay does not wait for what is before it": (
             one_rank,
-            "self.leave_replay()",
-            "pass",
+            "own or [self._start]",
+            "own",
         ),
     },
     (Stream, "leave_replay"): {
-        "nobody waits for a replay": (one_rank, "self.executor.wait(None)", "pass"),
+        "nobody waits for a replay": (one_rank, "template, replayed)", "template, ())"),
+        "what comes behind waits for the last operation only": (
+            one_rank,
+            "template, replayed)",
+            "template, replayed[-1:])",
+        ),
+    },
+    (Stream, "_issue_border"): {
+        "what a replay does is not told": (
+            one_rank,
+            "self._analyzer.launch(id, template.uses)",
+            "self._analyzer.launch(id, ())",
+        ),
+    },
+    (trace, "_uses"): {
+        "what a replay writes counts as read": (
+            one_rank,
+            "RW if key in written else R",
+            "R",
+        ),
+        "of what a replay uses only the first points count": (
+            one_rank,
+            "space.hull(need.space)",
+            "space",
+        ),
     },
     (Recorder, "launch"): {
         "a trace forgets where its data lay": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from copy import copy as copy_of
 from copy import deepcopy
@@ -16,6 +17,7 @@ from specinfer.runtime.binding import Binding
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import LaunchError, PoisonedError, TraceError
 from specinfer.runtime.executor.shuffled import ShuffledExecutor
+from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.future import Future, Parameter
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.mapper import Mapper, On, Shardings, Where
@@ -921,3 +923,29 @@ def test_a_runtime_knows_its_traces() -> None:
     runtime = Runtime()
     traces = [runtime.trace(name, lambda: None) for name in ("one", "two")]
     assert runtime.traces == traces
+
+
+def test_replays_of_traces_that_share_nothing_run_at_the_same_time() -> None:
+    """To the analysis a replay is a launch: another one waits only for what both use."""
+    meet = threading.Barrier(2, timeout=10)
+
+    @task(x=RW)
+    def wait_for_the_other(x: Any, meets: bool) -> None:
+        if meets:
+            meet.wait()
+        x += 1
+
+    with Runtime(ThreadedExecutor(2)) as runtime:
+        one, other = vector(runtime, "one"), vector(runtime, "other")
+        traces = [
+            runtime.trace(
+                x.region.name,
+                lambda meets, x=x: runtime.launch(wait_for_the_other, x=x, meets=meets),
+            )
+            for x in (one, other)
+        ]
+        for meets in (False, False, True, True):
+            for trace in traces:
+                trace(meets=meets)
+        assert [trace.stats.replayed for trace in traces] == [2, 2]
+        assert runtime.read(one).tolist() == runtime.read(other).tolist() == [4, 4, 4, 4]
