@@ -104,10 +104,12 @@ class NGram:
     Attributes:
         ngram: most nodes of its tree.
         min_match: last tokens that must have stood there before.
+        corpus: paths of other texts to look in: plain text, or JSON lines.
     """
 
     ngram: int = 16
     min_match: int = 2
+    corpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least_one(self, "ngram", "min_match")
@@ -118,7 +120,30 @@ class NGram:
         return "ngram"
 
 
-Draft = SSM | PrefixSSM | NGram
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A speculator that somebody else wrote.
+
+    Attributes:
+        plugin: where its class is: ``package.module:Class``.
+        options: the class' keyword arguments.
+    """
+
+    plugin: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        options: object = self.options
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise ValueError(f"options is {options!r}, expected a mapping by name")
+
+    @property
+    def name(self) -> str:
+        """For people; statistics have the speculator's own."""
+        return self.plugin
+
+
+Draft = SSM | PrefixSSM | NGram | Plugin
 
 
 _NUMBERS = (

@@ -180,7 +180,7 @@ class LLM:
         Raises:
             SpecInferError: what :func:`maker_of` raises.
         """
-        return [maker_of(draft, verifier, self.plan) for draft in drafts]
+        return [maker_of(draft, verifier, self.plan, self.tokenizer) for draft in drafts]
 
     def compile(
         self,

@@ -20,7 +20,7 @@ from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.profile.record import TRACE_HITS, TRACE_MISSES
 from specinfer.runtime.profile.timeline import write_profile
-from specinfer.scheduler.cli import options
+from specinfer.scheduler.cli import draft_options, options
 from specinfer.scheduler.cli.bring import bring
 from specinfer.scheduler.cli.progress import progress_bar
 from specinfer.scheduler.cli.prompts import read_prompts
@@ -70,7 +70,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     group.add_argument("--raw", action="store_true", help="do not put prompts into a chat")
     options.add_model_options(parser)
-    options.add_speculation_options(parser)
+    draft_options.add_draft_options(parser)
     options.add_generation_options(parser)
     options.add_configuration_options(parser)
     group = parser.add_argument_group("output")

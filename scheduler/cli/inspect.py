@@ -15,7 +15,7 @@ from rich.text import Text
 
 from specinfer.models.fetch import home_from_environment
 from specinfer.runtime.errors import ConfigError
-from specinfer.scheduler.cli import options
+from specinfer.scheduler.cli import draft_options, options
 from specinfer.scheduler.cli.bring import bring
 
 if TYPE_CHECKING:  # these import torch: only when the command runs
@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_model_options(parser, positional=True)
-    options.add_speculation_options(parser)
+    draft_options.add_draft_options(parser)
     options.add_configuration_options(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--all", action="store_true", help="all layers, not only the first")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from specinfer.runtime.config import from_mapping, parse_yaml, read_yaml
 from specinfer.runtime.errors import ConfigError
 from specinfer.scheduler.cli import sampling_options
+from specinfer.scheduler.cli.draft_options import drafts_of
 
 if TYPE_CHECKING:  # the configuration's defaults import torch: only when a command runs
     from specinfer.scheduler.config import ServingConfig
@@ -46,34 +47,6 @@ def add_model_options(parser: argparse.ArgumentParser, *, positional: bool = Fal
         help="a model definition of your own (default: by the model's type)",
     )
     group.add_argument("--dtype", metavar="TYPE", help="float32 (default) or bfloat16")
-
-
-def add_speculation_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say who speculates."""
-    group = parser.add_argument_group("speculation")
-    choice = group.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--draft",
-        action="append",
-        metavar="DRAFT",
-        help="a speculator: `ngram` or `ngram:NODES` (the text so far), `prefix:LAYERS` (the LLM's"
-        " own first layers), or a small model's name or path; repeated, their trees are merged"
-        " (default: ngram)",
-    )
-    choice.add_argument(
-        "--no-speculation", action="store_true", help="one token at a time, without guesses"
-    )
-    group.add_argument(
-        "--expansion",
-        metavar="K1,K2,...",
-        help="children of each node by level, for drafts with a model (default: 1,1,3,1,1,1,1,1)",
-    )
-    group.add_argument(
-        "--verifier",
-        metavar="NAME",
-        help="of texts that are sampled: coupled (default: the text of a seed is that without"
-        " speculation), mss, mss_without_replacement or naive",
-    )
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +100,7 @@ def serving_config(args: argparse.Namespace) -> ServingConfig:
     for flag, keys in _FLAGS.items():
         if given.get(flag) is not None:
             _put(data, keys, given[flag], f"--{flag.replace('_', '-')}")
-    if (drafts := _drafts(args)) is not None:
+    if (drafts := drafts_of(args)) is not None:
         data["drafts"] = drafts
     put_values(data, given.get("set") or ())
     return from_mapping(ServingConfig, data)
@@ -154,48 +127,3 @@ def _put(data: dict[str, Any], keys: Sequence[str], value: Any, said: str) -> No
         if not isinstance(data, dict):
             raise ConfigError(f"{said}: {'.'.join(keys[:number])} is {data!r}, not a mapping")
     data[last] = value
-
-
-def _drafts(args: argparse.Namespace) -> list[dict[str, Any]] | None:
-    """The speculators of the flags; None where no flag says anything about them."""
-    expansion = None if args.expansion is None else _expansion(args.expansion)
-    drafts = [_draft(text, expansion) for text in args.draft or ()]
-    if expansion is not None and all("ngram" in draft for draft in drafts):
-        raise ConfigError("--expansion: shapes the tree of `--draft MODEL` and `--draft prefix:N`")
-    if args.no_speculation:
-        return []
-    return drafts or None
-
-
-def _draft(text: str, expansion: list[int] | None) -> dict[str, Any]:
-    from specinfer.scheduler.config import NGram
-
-    kind, colon, number = text.partition(":")
-    shape = {} if expansion is None else {"expansion": expansion}
-    match kind, colon:
-        case "ngram", "":
-            return {"ngram": NGram().ngram}
-        case "ngram", _:
-            return {"ngram": _count(number, text, "nodes")}
-        case "prefix", ":":
-            return {"prefix_layers": _count(number, text, "layers"), **shape}
-        case "", _:
-            raise ConfigError(f"--draft {text!r}: expected ngram, prefix:LAYERS or a model")
-    return {"model": text, **shape}
-
-
-def _count(number: str, text: str, what: str) -> int:
-    if not number.isdecimal() or int(number) < 1:
-        raise ConfigError(f"--draft {text}: expected a number of {what}, at least 1")
-    return int(number)
-
-
-def _expansion(text: str) -> list[int]:
-    widths = [part.strip() for part in text.split(",")]
-    for width in widths:
-        if not width.isdecimal() or int(width) < 1:
-            raise ConfigError(
-                f"--expansion {text!r}: found {width!r}, expected numbers of at least 1 with commas"
-                " between, such as 1,1,3,1"
-            )
-    return [int(width) for width in widths]

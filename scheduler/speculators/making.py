@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from specinfer.scheduler.config import SSM, Draft, NGram, PrefixSSM
+from specinfer.models.tokenizer import Tokenizer
+from specinfer.scheduler.config import SSM, Draft, NGram, Plugin, PrefixSSM
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.corpus_files import read_texts
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.speculators.plugin import load_plugin
 from specinfer.scheduler.speculators.proposals import ReducedVocabulary
 from specinfer.scheduler.speculators.ssm import SSMSpeculator, most_nodes
+from specinfer.scheduler.speculators.suffixes import SuffixIndex
 from specinfer.scheduler.step_cost import StepCost
 from specinfer.scheduler.verifiers.choice import AUTO, check_draws
 
@@ -99,9 +104,11 @@ class NGramMaker:
 
     Attributes:
         draft: as configured.
+        corpus: what is searched besides the request's own text.
     """
 
     draft: NGram
+    corpus: SuffixIndex | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -115,26 +122,65 @@ class NGramMaker:
 
     def make(self, parts: Parts) -> NGramSpeculator:
         """Measure what a guess must be worth."""
-        return NGramSpeculator(self.draft.ngram, self.draft.min_match, parts.step_cost())
+        draft, cost = self.draft, parts.step_cost()
+        return NGramSpeculator(draft.ngram, draft.min_match, cost, corpus=self.corpus)
 
 
-def maker_of(draft: Draft, verifier: str, plan_of: Callable[[SSM | PrefixSSM], Plan]) -> Maker:
+@dataclass(frozen=True, slots=True)
+class PluginMaker:
+    """Of a class that somebody else wrote.
+
+    Attributes:
+        speculator: as the class made it.
+    """
+
+    speculator: Speculator
+
+    @property
+    def num_nodes(self) -> int:
+        """As it says itself."""
+        return self.speculator.max_nodes
+
+    @property
+    def models(self) -> Sequence[tuple[Plan, int]]:
+        """None of the engine's."""
+        return []
+
+    def make(self, parts: Parts) -> Speculator:
+        """It is made already."""
+        return self.speculator
+
+
+def maker_of(
+    draft: Draft,
+    verifier: str,
+    plan_of: Callable[[SSM | PrefixSSM], Plan],
+    tokenizer: Tokenizer,
+) -> Maker:
     """What makes the speculator that is configured.
 
     Args:
         draft: the configuration.
         verifier: of texts that are sampled, by name.
         plan_of: finds the model of an SSM.
+        tokenizer: of the LLM.
 
     Raises:
-        SpecInferError: a model that cannot be had or does not fit the LLM, or a way to draw that
-            would change the law of the text.
+        SpecInferError: a model that cannot be had or does not fit the LLM, a way to draw that would
+            change the law of the text, a corpus that cannot be read, a plug-in that is none.
     """
     match draft:
         case NGram():
-            return NGramMaker(draft)
+            return NGramMaker(draft, _index(draft, tokenizer) if draft.corpus else None)
+        case Plugin():
+            return PluginMaker(load_plugin(draft.plugin, draft.options))
         case SSM() | PrefixSSM():
             if AUTO not in (draft.draws, verifier):
                 check_draws(verifier, draft.draws)
             draws = None if draft.draws == AUTO else draft.draws
             return SSMMaker(plan_of(draft), draft.expansion, draft.nodes, draws)
+
+
+def _index(draft: NGram, tokenizer: Tokenizer) -> SuffixIndex:
+    texts = [text for path in draft.corpus for text in read_texts(Path(path))]
+    return SuffixIndex([tokenizer.encode(text, add_special_tokens=False) for text in texts])

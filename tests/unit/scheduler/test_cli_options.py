@@ -7,12 +7,13 @@ import pytest
 
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.memory import budgets_from
-from specinfer.scheduler.cli import options
+from specinfer.scheduler.cli import draft_options, options
 from specinfer.scheduler.config import (
     SSM,
     BatchConfig,
     GenerationConfig,
     NGram,
+    Plugin,
     PrefixSSM,
     ServingConfig,
 )
@@ -23,7 +24,7 @@ SAMPLE = Path(__file__).parents[3] / "examples" / "serving.yaml"
 def configure(*argv: str) -> ServingConfig:
     parser = argparse.ArgumentParser(exit_on_error=False)
     options.add_model_options(parser)
-    options.add_speculation_options(parser)
+    draft_options.add_draft_options(parser)
     options.add_generation_options(parser)
     options.add_configuration_options(parser)
     return options.serving_config(parser.parse_args(argv))
@@ -61,6 +62,34 @@ def test_drafts_of_flags_replace_the_default_ones() -> None:
     )
     assert configure("--draft", "tiny").drafts == (SSM("tiny"),)
     assert configure("--no-speculation").drafts == ()
+
+
+def test_a_corpus_is_searched_by_n_grams() -> None:
+    assert configure("--corpus", "a.txt").drafts == (NGram(corpus=("a.txt",)),)
+    argv = "--draft prefix:2 --draft ngram:8 --corpus a.txt --corpus b.jsonl"
+    assert configure(*argv.split()).drafts == (
+        PrefixSSM(2),
+        NGram(8, corpus=("a.txt", "b.jsonl")),
+    )
+
+
+def test_a_draft_may_be_a_class_of_the_user() -> None:
+    assert configure("--draft", "python:a.b:C").drafts == (Plugin("a.b:C"),)
+    config = configure("--set", "drafts=[{plugin: 'a.b:C', options: {size: 3}}]")
+    assert config.drafts == (Plugin("a.b:C", {"size": 3}),)
+    with pytest.raises(ConfigError, match=r"drafts\[0\]: options is 3, expected a mapping by name"):
+        configure("--set", "drafts=[{plugin: 'a.b:C', options: 3}]")
+
+
+@pytest.mark.parametrize("argv", ["--draft prefix:2", "--no-speculation"])
+def test_refuses_a_corpus_that_nothing_searches(argv: str) -> None:
+    with pytest.raises(ConfigError, match=r"--corpus: is searched by `--draft ngram`"):
+        configure(*argv.split(), "--corpus", "a.txt")
+
+
+def test_a_planted_speculator_is_for_benchmarks() -> None:
+    with pytest.raises(ConfigError, match="--draft planted: is for benchmarks"):
+        configure("--draft", "planted")
 
 
 def test_file_flags_and_set_come_in_this_order(tmp_path: Path) -> None:

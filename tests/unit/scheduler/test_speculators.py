@@ -32,6 +32,7 @@ from specinfer.scheduler.speculators import Context, Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
 from specinfer.scheduler.speculators.planted import PlantedSpeculator, Told
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
+from specinfer.scheduler.speculators.suffixes import SuffixIndex
 from specinfer.scheduler.token_tree import TokenTree
 
 LLM = tiny_model(4, tiny_config(vocabulary=12))
@@ -60,6 +61,7 @@ MAKERS: dict[str, Callable[[], Speculator]] = {
     "n-gram": NGramSpeculator,
     "n-gram of one token": lambda: NGramSpeculator(max_nodes=30, min_match=1),
     "n-gram of one node": lambda: NGramSpeculator(max_nodes=1, min_match=1),
+    "n-gram with a corpus": lambda: NGramSpeculator(min_match=1, corpus=SuffixIndex(prompts())),
     **{name: partial(make_ssm, draft, SIZES) for name, draft in SSMS.items()},
     "planted": make_planted,
 }
