@@ -1,21 +1,65 @@
 """Loads a speculator that somebody else wrote, by its dotted path.
 
 What is found is looked at before it is used: it must have what :class:`Speculator` asks for, and
-its methods must take what they will be given.
+its methods must take what they will be given. So are its trees: one that does not fit would be an
+error far from here, or another request's.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 from specinfer.runtime.errors import ConfigError
-from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.errors import TreeError
+from specinfer.scheduler.speculators import Context, Speculator
+from specinfer.scheduler.token_tree import TokenTree
 
 
-def load_plugin(path: str, options: Mapping[str, Any]) -> Speculator:
+class PluginSpeculator:
+    """A speculator whose trees are looked at.
+
+    Args:
+        where: what it is called in errors.
+        own: the speculator.
+    """
+
+    def __init__(self, where: str, own: Speculator) -> None:
+        self.name, self.max_nodes = own.name, own.max_nodes
+        self.admit, self.accept, self.release = own.admit, own.accept, own.release
+        self._where = where
+        self._own = own
+
+    def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
+        """Its trees.
+
+        Raises:
+            TreeError: one is not of its request, or larger than it may be.
+        """
+        trees = self._own.draft(contexts)
+        if len(trees) != len(contexts):
+            raise TreeError(f"{self._where}: {len(trees)} trees for {len(contexts)} requests")
+        for context, tree in zip(contexts, trees, strict=True):
+            self._check(context, tree)
+        return trees
+
+    def _check(self, context: Context, tree: TokenTree) -> None:
+        where = f"{self._where}, request {context.request}"
+        if tree.root != context.tokens[-1]:
+            last = context.tokens[-1]
+            raise TreeError(
+                f"{where}: a tree's root is {tree.root}, expected the last token {last}"
+            )
+        if len(tree) - 1 > self.max_nodes:
+            nodes = len(tree) - 1
+            raise TreeError(f"{where}: a tree of {nodes} nodes, expected at most {self.max_nodes}")
+        if (depth := max(tree.depths)) > context.max_depth:
+            raise TreeError(f"{where}: a tree of depth {depth}, expected {context.max_depth}")
+
+
+def load_plugin(path: str, options: Mapping[str, Any]) -> PluginSpeculator:
     """The speculator that a class, or a function, makes.
 
     Args:
@@ -34,7 +78,7 @@ def load_plugin(path: str, options: Mapping[str, Any]) -> Speculator:
         raise ConfigError(f"{where}: {make.__name__}({given}) failed: {error}") from error
     if wrong := list(_wrong(speculator)):
         raise ConfigError(f"{where}: {'; '.join(wrong)}")
-    return cast(Speculator, speculator)
+    return PluginSpeculator(where, speculator)
 
 
 def _imported(path: str, where: str) -> Any:

@@ -72,7 +72,7 @@ def test_speculation_changes_no_token(folder: Path, capsys: pytest.CaptureFixtur
     assert guessed["stats"]["steps"] < plain["stats"]["steps"]
     assert guessed["drafts"] == [
         {"prefix_layers": 2, "expansion": [2, 1, 1], "nodes": 0, "draws": "auto"},
-        {"ngram": 4, "min_match": 2},
+        {"ngram": 4, "min_match": 2, "corpus": []},
     ]
 
 
