@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from specinfer.scheduler.cli.ranks import gather_profile, on_first
 if TYPE_CHECKING:  # these import torch: only when the command runs
     from specinfer.scheduler.cli.fetch import Subparsers
     from specinfer.scheduler.config import ServingConfig
+    from specinfer.scheduler.engine import Event
     from specinfer.scheduler.llm import LLM, Prompt
     from specinfer.scheduler.request import Request
 
@@ -89,6 +90,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="draw the token trees of the first N steps",
     )
     group.add_argument(
+        "--tree-dot",
+        type=Path,
+        metavar="FILE",
+        help="write the token trees of all steps, or of those of --show-tree, as Graphviz's DOT",
+    )
+    group.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",
@@ -114,8 +121,9 @@ def run(args: argparse.Namespace) -> int:
     config = options.serving_config(args)
     if args.show_tree < 0:
         raise ConfigError(f"--show-tree is {args.show_tree}, expected at least 0")
-    if args.profile and not args.profile.absolute().parent.is_dir():
-        raise ConfigError(f"--profile {args.profile}: there is no such folder")
+    for option, path in (("--profile", args.profile), ("--tree-dot", args.tree_dot)):
+        if path and not path.absolute().parent.is_dir():
+            raise ConfigError(f"{option} {path}: there is no such folder")
     machine = machine_here()
     rank = machine.ranks[0]
     prompts = on_first(machine, lambda: read_prompts(args.prompts, args.file, sys.stdin))
@@ -125,14 +133,16 @@ def run(args: argparse.Namespace) -> int:
     llm = _load(config, prompts, profiler, is_raw=args.raw, is_quiet=is_quiet)
     console = _console(args.color, stderr=True)
     requests = llm.submit(_inputs(llm, prompts, is_raw=args.raw))
+    events = _events(llm, requests, args.tree_dot if rank == 0 else None, args.show_tree)
     if args.json or len(requests) > 1:
-        _serve(llm, requests, console, args.show_tree, is_quiet=is_quiet)
+        _serve(llm, events, requests, console, args.show_tree, is_quiet=is_quiet)
         if args.json:
             _print_json(llm, config, prompts, requests)
         else:
             _print_texts(llm, prompts, requests, _console(args.color))
     else:
-        _stream(llm, console, args.show_tree, is_coloured=_is_coloured(_console(args.color)))
+        is_coloured = _is_coloured(_console(args.color))
+        _stream(llm, events, console, args.show_tree, is_coloured=is_coloured)
         _say_seed(config, requests[0], console, is_quiet=args.quiet)
     if args.stats:
         from specinfer.scheduler.cli.stats_view import print_stats
@@ -196,7 +206,26 @@ def _inputs(llm: LLM, prompts: Sequence[str], *, is_raw: bool) -> list[Prompt]:
     return [[{"role": "user", "content": prompt}] for prompt in prompts]
 
 
-def _stream(llm: LLM, console: Console, num_trees: int, *, is_coloured: bool) -> None:
+def _events(
+    llm: LLM, requests: Sequence[Request], dot: Path | None, num_trees: int
+) -> Iterator[Event]:
+    """Serve what was submitted, and write its trees down if they are wanted."""
+    if dot is None:
+        return llm.run()
+    from specinfer.scheduler.cli.tree_dot import written
+    from specinfer.scheduler.cli.tree_view import token_as_text
+
+    words = token_as_text(llm.tokenizer)
+    return written(llm.run(), dot, words, _numbers(requests), num_trees)
+
+
+def _numbers(requests: Sequence[Request]) -> dict[int, int]:
+    return {request.id: number for number, request in enumerate(requests)}
+
+
+def _stream(
+    llm: LLM, events: Iterable[Event], console: Console, num_trees: int, *, is_coloured: bool
+) -> None:
     """Write one text as it comes; behind the trees, if those are to be seen."""
     from specinfer.scheduler.cli.stream import StreamedText
     from specinfer.scheduler.cli.tree_view import TreeView
@@ -204,7 +233,7 @@ def _stream(llm: LLM, console: Console, num_trees: int, *, is_coloured: bool) ->
     text = StreamedText(llm.tokenizer, sys.stdout, is_coloured=is_coloured)
     trees = TreeView(llm.tokenizer, console, num_trees)
     num_sure = None
-    for event in llm.run():
+    for event in events:
         if event.request.text is not None:
             num_sure = event.request.text.num_sure
         text.add(event.tokens, len(event.accepted), num_sure)
@@ -222,17 +251,23 @@ def _say_seed(config: ServingConfig, request: Request, console: Console, *, is_q
 
 
 def _serve(
-    llm: LLM, requests: Sequence[Request], console: Console, num_trees: int, *, is_quiet: bool
+    llm: LLM,
+    events: Iterable[Event],
+    requests: Sequence[Request],
+    console: Console,
+    num_trees: int,
+    *,
+    is_quiet: bool,
 ) -> None:
     """Run to the end, with a bar that counts tokens."""
     from specinfer.scheduler.cli.tree_view import TreeView
 
-    number_of = {request.id: number for number, request in enumerate(requests)}
+    number_of = _numbers(requests)
     trees = TreeView(llm.tokenizer, console, num_trees, len(requests))
     with Progress(*_COLUMNS, console=console, transient=True, disable=is_quiet) as bar:
         total = sum(request.max_new_tokens for request in requests)
         task = bar.add_task(f"{len(requests)} texts", total=total, gain=0.0)
-        for event in llm.run():
+        for event in events:
             done = len(event.tokens)
             if event.request.finish_reason:  # what it might have written more
                 done += event.request.num_remaining

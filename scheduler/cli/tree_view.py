@@ -92,8 +92,11 @@ class TreeView:
             f"{len(event.accepted)} of {len(event.tree) - 1} guesses accepted"
         )
         own = event.tokens[len(event.accepted) :]
-        self._console.print(render_tree(event.tree, event.accepted, own, self._token))
+        words = token_as_text(self._tokenizer)
+        self._console.print(render_tree(event.tree, event.accepted, own, words))
         self._console.print()
 
-    def _token(self, token: int) -> str:
-        return repr(self._tokenizer.decode([token], skip_special_tokens=False))
+
+def token_as_text(tokenizer: Tokenizer) -> Callable[[int], str]:
+    """What shows a token, in quotes."""
+    return lambda token: repr(tokenizer.decode([token], skip_special_tokens=False))

@@ -133,6 +133,30 @@ def test_trees_and_tables_go_to_standard_error(
         assert word in err
 
 
+@pytest.mark.parametrize("num_shown", [0, 2])
+def test_trees_are_written_for_graphviz(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, num_shown: int
+) -> None:
+    path = tmp_path / "trees.dot"
+    argv = ("--model", folder, "--max-new-tokens", 20, "--ignore-eos", "--draft", "prefix:1")
+    shown = ("--show-tree", num_shown, "--tree-dot", path)
+    stats = as_json_and_trees(capsys, *argv, *shown, PROMPT)["stats"]
+    text = path.read_text(encoding="utf-8")
+    names = [f'digraph "text 1 step {n}" {{' for n in range(1, 1 + (num_shown or stats["steps"]))]
+    assert [line for line in text.splitlines() if line.startswith("digraph")] == names
+    assert text.count("\n}\n") == len(names)
+    if not num_shown:
+        accepted = sum(depth["accepted"] for depth in stats["acceptance_by_depth"])
+        assert text.count("palegreen") == accepted + stats["steps"]
+        assert text.count(" -> ") == stats["nodes"]
+
+
+def as_json_and_trees(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    code, out, _ = specinfer(capsys, "generate", "--json", *argv)
+    assert code == 0
+    return dict(json.loads(out))
+
+
 def test_trees_of_several_prompts_say_whose_they_are(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +239,7 @@ def test_refuses_prompts_that_are_not_there(tmp_path: Path) -> None:
         (["--executor", "gpu"], "executor is 'gpu', expected serial or threads"),
         (["--file", "{tmp}/missing.txt"], "not both"),
         (["--show-tree", "-1"], "--show-tree is -1, expected at least 0"),
+        (["--tree-dot", "none/trees.dot"], "--tree-dot none/trees.dot: there is no such folder"),
         (["--no-speculation", "--draft", "ngram"], "not allowed with argument"),
         (["--unheard-of"], "unrecognized arguments: --unheard-of"),
     ],
