@@ -26,7 +26,7 @@ MEASURED_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """Time of a step relative to the shortest, linear between measured points.
+    """Time of a step by its rows, linear between measured points.
 
     Attributes:
         rows: increasing numbers of rows.
@@ -41,13 +41,17 @@ class StepCost:
     times: tuple[float, ...]
 
     def __call__(self, rows: int) -> float:
-        """The relative cost of a step; beyond the last point the last slope goes on."""
+        """The cost of a step relative to the shortest one."""
+        return self.time(rows) / self.times[0]
+
+    def time(self, rows: int) -> float:
+        """Of a step, in the unit of the times; beyond the last point the last slope goes on."""
         if len(self.rows) == 1:
-            return 1.0
+            return self.times[0]
         right = min(max(bisect_left(self.rows, rows), 1), len(self.rows) - 1)
         left = right - 1
         slope = (self.times[right] - self.times[left]) / (self.rows[right] - self.rows[left])
-        return (self.times[left] + slope * (rows - self.rows[left])) / self.times[0]
+        return self.times[left] + slope * (rows - self.rows[left])
 
     def best_size(self, probabilities: Sequence[float], requests: int) -> int:
         """How many nodes to verify for the most tokens in a given time.

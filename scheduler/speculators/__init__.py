@@ -50,6 +50,8 @@ class Context:
         max_depth: levels of the tree that the request still has room for, at least 0.
         num_prompt: how many of the tokens are the prompt.
         drawing: how to pick children.
+        max_nodes: most nodes of the tree, the root not counted; None: as many as the speculator
+            proposes.
     """
 
     request: int
@@ -57,6 +59,11 @@ class Context:
     max_depth: int
     num_prompt: int = 0
     drawing: Drawing = PLAIN
+    max_nodes: int | None = None
+
+    def limit(self, max_nodes: int) -> int:
+        """Most nodes that a speculator proposes which would propose so many."""
+        return max_nodes if self.max_nodes is None else min(self.max_nodes, max_nodes)
 
 
 class Speculator(Protocol):

@@ -180,7 +180,7 @@ class SSMSpeculator:
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
         """Expand level by level, all requests in one step a level."""
         contexts = [self._as_told(context) for context in contexts]
-        drafts = [_Draft(TokenTree(c.tokens[-1]), self.max_nodes) for c in contexts]
+        drafts = [_Draft(TokenTree(c.tokens[-1]), c.limit(self.max_nodes)) for c in contexts]
         self._drafts = {c.request: d for c, d in zip(contexts, drafts, strict=True)}
         growing = [(c, d) for c, d in zip(contexts, drafts, strict=True) if c.max_depth > 0]
         works = self._catch_up([context for context, _ in growing])

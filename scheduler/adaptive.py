@@ -1,0 +1,482 @@
+"""Trees as large as they are worth: the budget of nodes follows acceptance, machine and load.
+
+Before a step, :func:`~specinfer.scheduler.tree_budget.plan` says which drafters are asked, and how
+deeply, by what they proposed and what came of it. Behind drafting,
+:func:`~specinfer.scheduler.tree_budget.best_nodes` says which nodes are verified. What both need is
+measured: survival by drafter and claim, seconds by phase and size. Where nothing pays, nothing is
+asked, but for a probe now and then.
+
+On several ranks all decide alike: tokens are the same everywhere, and of the times, which are not,
+only those are used that were agreed on. That is done once in a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from math import ceil
+from statistics import median_low
+from time import perf_counter
+
+from specinfer.scheduler.drafting import Ask
+from specinfer.scheduler.online_cost import OnlineCurve
+from specinfer.scheduler.probing import SOONEST, Probing
+from specinfer.scheduler.pruning import takes_any_tree
+from specinfer.scheduler.speculators import Context, Speculator
+from specinfer.scheduler.step_cost import StepCost
+from specinfer.scheduler.supply import Supply
+from specinfer.scheduler.survival import Evidence, Survival
+from specinfer.scheduler.token_tree import TokenTree, merge
+from specinfer.scheduler.tree_budget import Offer, Plan, Some, Time, best_nodes, plan
+
+TRIAL = 8
+"""Steps in which a drafter is asked for everything, before there is anything to judge it by."""
+FREE = 0.002
+"""Of a step without speculation: a drafter that takes less time is always asked for everything."""
+AGREED_EVERY = 64
+"""Steps between agreements on times; fewer at first."""
+PLANNED_EVERY = 16
+"""Steps between plans for the same load."""
+LEAST = 0.02
+"""Nodes that survive less likely are left out of plans."""
+SLACK = 2
+"""Nodes that a drafter may propose for a request, over its share: which are best is seen then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Measured seconds that all ranks use.
+
+    Attributes:
+        verify: of a pass, by its rows.
+        draft: of each drafter, by the binary digits of the number of requests: by levels.
+        probe: of each drafter: of a probe.
+    """
+
+    verify: StepCost | None = None
+    draft: Sequence[Mapping[int, StepCost]] = ()
+    probe: Sequence[float | None] = ()
+
+    def drafting(self, drafter: int, requests: int) -> StepCost | None:
+        """The curve of the number of requests that is nearest."""
+        curves = self.draft[drafter] if self.draft else {}
+        digits = requests.bit_length()
+        return curves[min(curves, key=lambda known: abs(known - digits))] if curves else None
+
+
+@dataclass(slots=True)
+class _Drafter:
+    """A speculator, and all that is known of it.
+
+    Attributes:
+        speculator: draws.
+        survival: of its nodes.
+        supply: of nodes.
+        probing: when it is tried.
+        costs: of drawing, by binary digits of the number of requests.
+        probes: seconds of its probes.
+        num_calls: how often it was asked.
+        asked: requests that it drew for in the step before: others cost it a prompt, or a gap.
+        seen: the last step in which nodes of it were verified.
+    """
+
+    speculator: Speculator
+    survival: Survival = field(default_factory=Survival)
+    supply: Supply = field(default_factory=Supply)
+    probing: Probing = field(default_factory=Probing)
+    costs: dict[int, OnlineCurve] = field(default_factory=dict)
+    probes: list[float] = field(default_factory=list)
+    num_calls: int = 0
+    asked: frozenset[int] = frozenset()
+    seen: int = 0
+
+    def draft(self, contexts: Sequence[Context], *, is_probe: bool) -> dict[int, TokenTree]:
+        """Trees by request; how long it took is noted."""
+        asked = frozenset(context.request for context in contexts)
+        was_asked, self.asked = asked <= self.asked, asked
+        if not contexts:
+            return {}
+        start = perf_counter()
+        trees = self.speculator.draft(contexts)
+        seconds = perf_counter() - start
+        self.num_calls += 1
+        digits = len(contexts).bit_length()
+        if is_probe:
+            self.probes = [*self.probes[-4:], seconds]
+        if was_asked or (not self.costs and self.num_calls > TRIAL):
+            depth = max(max(tree.depths) for tree in trees)
+            curve = self.costs.setdefault(digits, OnlineCurve(_BY_LEVELS))
+            curve.add(max(1, depth), seconds)
+        return {c.request: tree for c, tree in zip(contexts, trees, strict=True)}
+
+    def offer(self, cost: StepCost) -> Offer:
+        """What is expected of it for a request."""
+        depth = self.supply.depth
+        pairs = zip(self.survival.table[:depth], self.supply.table[:depth], strict=True)
+        levels = [
+            [
+                Some(survival, count)
+                for survival, count in zip(survivals.tolist(), counts.tolist(), strict=True)
+                if survival > LEAST and count > 0
+            ]
+            for survivals, counts in pairs
+        ]
+        return Offer(levels, [cost.time(level) for level in range(1, depth + 1)])
+
+
+_BY_LEVELS = StepCost((1, 2), (1.0, 2.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Orders:
+    """What a step does.
+
+    Attributes:
+        depths: levels that each drafter draws; None: all.
+        nodes: of each request, before drawing; None: all are drawn and verified.
+        time: of the step by nodes; None: not known.
+    """
+
+    depths: Sequence[int | None]
+    nodes: int | None = None
+    time: Time | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """That a drafter is tried.
+
+    Attributes:
+        request: for which one.
+        depth: levels that it is asked for.
+        cost: of a probe one level deep, in steps without it.
+        is_extra: whether the drafter would not have been asked at all.
+    """
+
+    request: int
+    depth: int
+    cost: float
+    is_extra: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What a step waits to learn of a request: its tree, and each drafter's."""
+
+    tree: TokenTree
+    drafts: Sequence[TokenTree | None]
+
+
+class AdaptiveTrees:
+    """Draws what is worth its time.
+
+    Args:
+        speculators: in the order of their numbers.
+        cost: of a pass of the LLM by its rows, in any unit.
+        max_rows: of a pass.
+        agree: gives all ranks the first one's value.
+    """
+
+    def __init__(
+        self,
+        speculators: Sequence[Speculator],
+        cost: StepCost,
+        max_rows: int,
+        agree: Callable[[Times], Times],
+    ) -> None:
+        self._drafters = [_Drafter(speculator) for speculator in speculators]
+        self._verify = OnlineCurve(cost)
+        self._max_rows = max_rows
+        self._agree = agree
+        self._times = Times()
+        self._step = 0
+        self._next_agreement = 1
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._drawn: dict[int, _Drawn] = {}
+        self._probes: dict[int, _Probe] = {}
+
+    def draft(self, asks: Sequence[Ask], other_rows: int) -> list[TokenTree]:
+        """Ask whom it pays to ask, and keep what it pays to verify."""
+        self._begin_step()
+        able = [ask for ask in asks if ask.contexts[0].max_depth > 0]
+        others = len(asks) - len(able) + min(other_rows, self._max_rows - len(asks))
+        orders = self._orders(len(able), others)
+        self._probes = self._due(orders, able)
+        asked = [
+            {c.request: c for c in self._contexts(number, able, orders)}
+            for number in range(len(self._drafters))
+        ]
+        drafts = [
+            drafter.draft([*contexts.values()], is_probe=self._is_extra(number))
+            for number, (drafter, contexts) in enumerate(zip(self._drafters, asked, strict=True))
+        ]
+        self._learn_supply(able, drafts, asked)
+        trees = self._chosen(able, drafts, orders, others)
+        self._drawn = {
+            request: _Drawn(tree, [drawn.get(request) for drawn in drafts])
+            for request, tree in trees.items()
+        }
+        return [trees.get(ask.request) or TokenTree(ask.contexts[0].tokens[-1]) for ask in asks]
+
+    def verified(self, rows: int, seconds: float, accepted: Mapping[int, Sequence[int]]) -> None:
+        """Learn how long it took, and what survived."""
+        self._verify.add(rows, seconds)
+        for number, drafter in enumerate(self._drafters):
+            trees, probe = [], self._probes.get(number)
+            for request, drawn in self._drawn.items():
+                if (draft := drawn.drafts[number]) is None:
+                    continue
+                survived = {0, *accepted.get(request, ())}
+                nodes = _nodes_of(draft, drawn.tree)
+                trees.append([*_evidence(draft, nodes, survived)])
+                if probe is not None and probe.request == request:
+                    path = [nodes[node] for node in _likeliest_path(draft, probe.depth)]
+                    tried = [node in survived for node in path if node is not None]
+                    if tried or probe.is_extra:
+                        was_right = bool(tried) and all(tried)
+                        drafter.probing.took(self._step, was_right=was_right, cost=probe.cost)
+            if trees := [evidence for evidence in trees if evidence]:
+                drafter.survival.learn(trees, self._step - drafter.seen)
+                drafter.seen = self._step
+        self._drawn = {}
+
+    # What all ranks know
+
+    def _begin_step(self) -> None:
+        self._step += 1
+        if self._step >= self._next_agreement:
+            self._times = self._agree(
+                Times(
+                    self._verify.curve(),
+                    [_curves(drafter.costs) for drafter in self._drafters],
+                    [median_low(d.probes) if d.probes else None for d in self._drafters],
+                )
+            )
+            self._next_agreement = self._step + min(self._step, AGREED_EVERY)
+            self._plans.clear()
+        if self._step % PLANNED_EVERY == 0:
+            self._plans.clear()
+
+    # Before drafting
+
+    def _orders(self, requests: int, other_rows: int) -> _Orders:
+        """Whom to ask, for so many requests."""
+        verify, numbers = self._times.verify, range(len(self._drafters))
+        if verify is None or not requests:
+            return _Orders([None for _ in numbers])
+        time = _beside(verify, requests, other_rows)
+        costs = [self._times.drafting(number, requests) for number in numbers]
+        made = self._plans.get((requests, other_rows))
+        if made is None:
+            known = [cost or _BY_LEVELS for cost in costs]
+            made = self._made(known, requests, time)
+            self._plans[requests, other_rows] = made
+        depths = [
+            None if cost is None or drafter.num_calls < TRIAL else depth
+            for cost, drafter, depth in zip(costs, self._drafters, made.depths, strict=True)
+        ]
+        if None in depths:
+            return _Orders(depths)
+        drafting = made.draft_seconds
+        return _Orders(depths, ceil(made.nodes / requests), lambda nodes: drafting + time(nodes))
+
+    def _made(self, costs: Sequence[StepCost], requests: int, time: Time) -> Plan:
+        """A plan; those who cost nothing are asked for everything."""
+        pairs = [*zip(self._drafters, costs, strict=True)]
+        offers = [drafter.offer(cost) for drafter, cost in pairs]
+        found = plan(offers, requests, time, max(self._max_rows - requests, 0))
+        depths = [*found.depths]
+        for number, (drafter, cost) in enumerate(pairs):
+            whole = max(1, drafter.supply.depth)
+            if cost.time(whole) < FREE * time(0):
+                depths[number] = whole
+        return replace(found, depths=tuple(depths))
+
+    def _due(self, orders: _Orders, able: Sequence[Ask]) -> dict[int, _Probe]:
+        """Who is tried in this step, by drafter; each time for another request."""
+        found: dict[int, _Probe] = {}
+        time = orders.time
+        for number, drafter in enumerate(self._drafters):
+            depth = orders.depths[number]
+            if time is None or depth is None or not drafter.probing.is_due(self._step):
+                continue
+            is_known = self._step - drafter.seen < SOONEST
+            if not is_known or depth < drafter.supply.depth:
+                request = able[self._step % len(able)].request
+                deeper = drafter.probing.depth(depth if is_known else 0)
+                cost = self._probe_cost(number, time, len(able))
+                found[number] = _Probe(request, deeper, cost, depth == 0)
+        return found
+
+    def _probe_cost(self, number: int, time: Time, requests: int) -> float:
+        """Of a probe that is one level deep, in steps without it."""
+        drawing = self._times.probe[number]
+        if drawing is None:
+            drawing = self._cost_of(number, requests)
+        return (drawing + time(1) - time(0)) / time(0)
+
+    def _cost_of(self, number: int, requests: int) -> float:
+        """Seconds of a level, as far as it is known."""
+        curve = self._times.drafting(number, requests)
+        return curve.time(1) if curve else 0.0
+
+    def _is_extra(self, number: int) -> bool:
+        return number in self._probes and self._probes[number].is_extra
+
+    def _contexts(self, number: int, able: Sequence[Ask], orders: _Orders) -> Iterable[Context]:
+        """What a drafter is told of those that it is asked for."""
+        probe = self._probes.get(number)
+        for ask in able:
+            context, depth, nodes = ask.contexts[number], orders.depths[number], orders.nodes
+            if nodes is not None and takes_any_tree(ask.verifier):
+                nodes *= SLACK
+            if probe is not None and probe.request == ask.request:
+                depth, nodes = max(depth or 0, probe.depth), max(nodes or 0, probe.depth)
+            if depth is not None:
+                context = replace(context, max_depth=min(context.max_depth, depth))
+            if nodes is not None:
+                context = replace(context, max_nodes=context.limit(nodes))
+            if context.max_depth > 0 and context.max_nodes != 0:
+                yield context
+
+    # Behind drafting
+
+    def _learn_supply(
+        self,
+        able: Sequence[Ask],
+        drafts: Sequence[Mapping[int, TokenTree]],
+        asked: Sequence[Mapping[int, Context]],
+    ) -> None:
+        """A node that several have proposed is counted for the one that costs least."""
+        numbers = sorted(range(len(drafts)), key=lambda n: self._cost_of(n, len(able)))
+        for ask in able:
+            paths = TokenTree(ask.contexts[0].tokens[-1])
+            for number in numbers:
+                draft = drafts[number].get(ask.request)
+                if draft is None:
+                    continue
+                nodes, new = [0], []
+                for node in range(1, len(draft)):
+                    size = len(paths)
+                    nodes.append(paths.add(nodes[draft.parents[node]], draft.tokens[node]))
+                    if nodes[-1] == size:
+                        new.append((draft.depths[node], draft.log_probs[node]))
+                context = asked[number][ask.request]
+                is_full = context.max_nodes is not None and len(draft) > context.max_nodes
+                least = min(draft.log_probs) if is_full else None
+                self._drafters[number].supply.learn(new, context.max_depth, least)
+
+    def _chosen(
+        self,
+        able: Sequence[Ask],
+        drafts: Sequence[Mapping[int, TokenTree]],
+        orders: _Orders,
+        others: int,
+    ) -> dict[int, TokenTree]:
+        """The trees that are worth it, by request."""
+        trees, free = {}, []
+        for ask in able:
+            tree = _merged(ask, drafts)
+            if orders.time is not None and takes_any_tree(ask.verifier):
+                free.append((ask, tree))
+                continue
+            nodes = orders.nodes
+            if nodes is not None:
+                probes = (p.depth for p in self._probes.values() if p.request == ask.request)
+                nodes = max([nodes, *probes])
+            trees[ask.request] = ask.fitted(tree, nodes)
+        if orders.time is None:
+            return trees
+        rows = others + len(able) + sum(len(tree) - 1 for tree in trees.values())
+        best = best_nodes(
+            [self._survivals(ask.request, tree, drafts) for ask, tree in free],
+            [len(tree) if ask.max_nodes is None else ask.max_nodes for ask, tree in free],
+            orders.time,
+            lambda nodes: is_step_size(rows + nodes),
+        )
+        for (ask, tree), likeliest in zip(free, best, strict=True):
+            kept = {*likeliest, *self._forced(ask.request, tree, drafts)}
+            trees[ask.request] = tree.restricted(sorted(kept))
+        return trees
+
+    def _survivals(
+        self, request: int, tree: TokenTree, drafts: Sequence[Mapping[int, TokenTree]]
+    ) -> list[float]:
+        """Of each node of a merged tree, by the drafter that is surest of it."""
+        found = [1.0] + [0.0] * (len(tree) - 1)
+        for drafter, drawn in zip(self._drafters, drafts, strict=True):
+            if (draft := drawn.get(request)) is not None:
+                nodes = _nodes_of(draft, tree)
+                for node, survival in zip(nodes, drafter.survival.of_tree(draft), strict=True):
+                    if node:
+                        found[node] = max(found[node], survival)
+        return found
+
+    def _forced(
+        self, request: int, tree: TokenTree, drafts: Sequence[Mapping[int, TokenTree]]
+    ) -> Iterable[int]:
+        """Nodes that are verified to learn of them."""
+        for number, probe in self._probes.items():
+            draft = drafts[number].get(request)
+            if draft is not None and probe.request == request:
+                nodes = _nodes_of(draft, tree)
+                path = (nodes[node] for node in _likeliest_path(draft, probe.depth))
+                yield from (node for node in path if node is not None)
+
+
+def is_step_size(rows: int) -> bool:
+    """Whether a pass may have so many rows: few sizes, so that each is recorded only once.
+
+    >>> [rows for rows in range(14, 26) if is_step_size(rows)]
+    [14, 15, 16, 18, 20, 22, 24]
+    """
+    return rows % (1 << max(0, rows.bit_length() - 4)) == 0
+
+
+def _beside(verify: StepCost, requests: int, other_rows: int) -> Time:
+    """Seconds by nodes: of a step without the other rows, and what nodes add beside them."""
+    rows = requests + other_rows
+    own = verify.time(requests) - verify.time(rows)
+
+    @cache
+    def time(nodes: int) -> float:
+        return own + verify.time(rows + nodes)
+
+    return time
+
+
+def _curves(costs: Mapping[int, OnlineCurve]) -> dict[int, StepCost]:
+    known = {size: cost.curve() for size, cost in costs.items()}
+    return {size: curve for size, curve in known.items() if curve is not None}
+
+
+def _nodes_of(draft: TokenTree, tree: TokenTree) -> list[int | None]:
+    """Where each node of a draft is in another tree; None: it is not."""
+    found: list[int | None] = [0]
+    for parent, token in [*zip(draft.parents, draft.tokens, strict=True)][1:]:
+        above = found[parent]
+        found.append(None if above is None else tree.child(above, token))
+    return found
+
+
+def _merged(ask: Ask, drafts: Sequence[Mapping[int, TokenTree]]) -> TokenTree:
+    """Of all drafters; one that was not asked counts as one that drew nothing."""
+    root = TokenTree(ask.contexts[0].tokens[-1])
+    return merge([drawn.get(ask.request, root) for drawn in drafts])
+
+
+def _evidence(
+    draft: TokenTree, nodes: Sequence[int | None], survived: Container[int]
+) -> Iterable[Evidence]:
+    """Of the nodes of a draft that were verified."""
+    claims = zip(draft.depths, draft.log_probs, nodes, strict=True)
+    return (Evidence(depth, log_prob, node in survived) for depth, log_prob, node in claims if node)
+
+
+def _likeliest_path(tree: TokenTree, depth: int) -> list[int]:
+    """Nodes from the root down, each the likeliest child; at most so many."""
+    path: list[int] = []
+    while len(path) < depth and (below := tree.children(path[-1] if path else 0)):
+        path.append(max(below, key=lambda node: tree.log_probs[node]))
+    return path

@@ -1,0 +1,96 @@
+"""From speculators to one tree for each request: whom to ask, and how much of it to verify.
+
+:class:`FixedTrees` asks everyone for everything;
+:class:`~specinfer.scheduler.adaptive.AdaptiveTrees` asks for what is worth its time. Neither
+changes what is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from specinfer.scheduler.pruning import limited
+from specinfer.scheduler.speculators import Context, Speculator
+from specinfer.scheduler.token_tree import TokenTree, merge
+from specinfer.scheduler.verifiers.choice import Verifier
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """A tree that is wanted.
+
+    Attributes:
+        contexts: what each speculator is told of the request. A depth of 0: nothing is guessed.
+        verifier: what verifies the tree.
+    """
+
+    contexts: Sequence[Context]
+    verifier: Verifier
+
+    @property
+    def request(self) -> int:
+        """Its number."""
+        return self.contexts[0].request
+
+    @property
+    def max_nodes(self) -> int | None:
+        """Most nodes of the tree, the root not counted."""
+        return self.contexts[0].max_nodes
+
+    def fitted(self, tree: TokenTree, nodes: int | None = None) -> TokenTree:
+        """The tree without what is too much.
+
+        Args:
+            tree: merged.
+            nodes: most nodes, decided before it was drawn; by default what the request allows.
+        """
+        given = [most for most in (nodes, self.max_nodes) if most is not None]
+        return limited(tree, min(given), self.verifier) if given else tree
+
+
+class Drafting(Protocol):
+    """Draws the trees of a step, and learns what came of them."""
+
+    def draft(self, asks: Sequence[Ask], other_rows: int) -> list[TokenTree]:
+        """A tree for each request.
+
+        Args:
+            asks: one for each; there is at least one speculator.
+            other_rows: of prompts, that the step computes, too, if it has room.
+        """
+        ...
+
+    def verified(self, rows: int, seconds: float, accepted: Mapping[int, Sequence[int]]) -> None:
+        """Learn from the step whose trees were drawn last.
+
+        Args:
+            rows: that the LLM computed.
+            seconds: that it took.
+            accepted: nodes of each request's tree that the LLM agreed with.
+        """
+        ...
+
+
+class FixedTrees:
+    """Every speculator draws a tree for every request, and all of it is verified.
+
+    Args:
+        speculators: in the order of their numbers.
+    """
+
+    def __init__(self, speculators: Sequence[Speculator]) -> None:
+        self._speculators = speculators
+
+    def draft(self, asks: Sequence[Ask], other_rows: int) -> list[TokenTree]:
+        """What was proposed, merged."""
+        drafts = [
+            speculator.draft([ask.contexts[drafter] for ask in asks])
+            for drafter, speculator in enumerate(self._speculators)
+        ]
+        merged = (merge(trees) for trees in zip(*drafts, strict=True))
+        return [ask.fitted(tree) for ask, tree in zip(asks, merged, strict=True)]
+
+    def verified(self, rows: int, seconds: float, accepted: Mapping[int, Sequence[int]]) -> None:
+        """Do nothing."""
