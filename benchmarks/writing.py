@@ -22,7 +22,7 @@ from specinfer.models.model import Model, weight_regions
 from specinfer.models.packing import pack_weights
 from specinfer.models.weights import load_weights
 from specinfer.scheduler.assembly import new_runtime
-from specinfer.scheduler.config import BatchConfig, Draft, GenerationConfig
+from specinfer.scheduler.config import BatchConfig, Draft, GenerationConfig, SpeculationConfig
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Event
 from specinfer.scheduler.kv_slots import KVSlots
@@ -136,6 +136,7 @@ def generate(
         llm.compile(
             GenerationConfig(max_new_tokens=options.tokens),
             ssms=drafts,
+            speculation=SpeculationConfig(adaptive=False),
             batch=BatchConfig(max_requests=options.requests),
         )
         requests = llm.submit([prompts[key] for key in missing])

@@ -33,13 +33,14 @@ from specinfer.runtime.memory import Memory, OutOfMemoryError, budgets_from
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
+from specinfer.scheduler.adaptive import AdaptiveTrees
 from specinfer.scheduler.config import EXECUTORS, BatchConfig, ParallelConfig
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_slots import KVSlots
 from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.speculators.making import Maker, Parts
-from specinfer.scheduler.step_cost import StepCost, measure_step_cost
+from specinfer.scheduler.step_cost import FREE, StepCost, measure_step_cost
 
 
 def new_runtime(
@@ -132,9 +133,22 @@ class Assembly:
     dtype: torch.dtype
 
     def engine(
-        self, llm: Plan, drafts: Sequence[Maker], verifier: str, progress: Progress
+        self,
+        llm: Plan,
+        drafts: Sequence[Maker],
+        verifier: str,
+        progress: Progress,
+        *,
+        is_adaptive: bool,
     ) -> Engine:
         """Read all weights and connect an LLM with its speculators.
+
+        Args:
+            llm: the model whose text is written.
+            drafts: make the speculators.
+            verifier: by name.
+            progress: is told while weights are read.
+            is_adaptive: whether trees are as large as they turn out to be worth.
 
         Raises:
             SpecInferError: weights that do not fit their model, or that this machine has not the
@@ -154,9 +168,16 @@ class Assembly:
             return self._decoder(runs, own, nodes)
 
         vocabulary = program.values[program.output.name].width
-        parts = Parts(vocabulary, lambda: self._step_cost(program, weights), decoder)
+        cost = self._step_cost(program, weights) if drafts else FREE
+        # One policy at a time: what a speculator finds is sized by itself, or by the whole batch.
+        parts = Parts(vocabulary, FREE if is_adaptive else cost, decoder)
         speculators = [draft.make(parts) for draft in drafts]
-        return Engine(self._decoder(program, weights, num_nodes), speculators, verifier=verifier)
+        model = self._decoder(program, weights, num_nodes)
+        if not (is_adaptive and speculators):
+            return Engine(model, speculators, verifier=verifier)
+        rows, agree = model.model.limits.rows, self.runtime.agree
+        drafting = AdaptiveTrees(speculators, cost, rows, agree)
+        return Engine(model, speculators, verifier=verifier, drafting=drafting)
 
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
         weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)

@@ -12,6 +12,7 @@ from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.memory import budgets_from
 from specinfer.scheduler.errors import TreeError
 from specinfer.scheduler.sampling.params import SamplingParams, check_logit_bias, check_numbers
+from specinfer.scheduler.speculation import Speculation
 from specinfer.scheduler.speculators.drawing import DRAWS
 from specinfer.scheduler.speculators.ssm import DEFAULT_EXPANSION, level_sizes
 from specinfer.scheduler.verifiers.choice import AUTO, VERIFIERS
@@ -255,18 +256,33 @@ class GenerationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeculationConfig:
-    """How guesses are verified.
+    """How much is guessed, and how it is verified.
 
     Attributes:
+        adaptive: whether trees are as large as they turn out to be worth; else they are as large as
+            the speculators draw them.
+        enabled: whether anything is guessed; a request may say otherwise, as of the next two.
+        max_nodes: most nodes of a request's tree; 0: as many as the speculators propose.
+        max_depth: most levels of it; 0: as deep as they go.
         verifier: of texts that are sampled: ``auto`` (``coupled``), ``coupled``, ``mss``,
             ``mss_without_replacement`` or ``naive``; ``greedy`` serves none. At temperature 0 the
             likeliest tokens are followed, whatever is said here.
     """
 
+    adaptive: bool = True
+    enabled: bool = True
+    max_nodes: int = 0
+    max_depth: int = 0
     verifier: str = AUTO
 
     def __post_init__(self) -> None:
         _one_of(self, "verifier", (AUTO, *VERIFIERS))
+        Speculation(max_nodes=self.max_nodes, max_depth=self.max_depth)
+
+    @property
+    def allowed(self) -> Speculation:
+        """What a request allows that says nothing itself."""
+        return Speculation(self.enabled, self.max_nodes, self.max_depth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from time import perf_counter
 
 from specinfer.runtime.context import Runtime
 from specinfer.scheduler.acceptance import Verification, accept
 from specinfer.scheduler.decoder import Decoder, Work
+from specinfer.scheduler.drafting import Ask, Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Context, Drawing, Speculator
 from specinfer.scheduler.stats import Stats
-from specinfer.scheduler.token_tree import TokenTree, merge
+from specinfer.scheduler.token_tree import TokenTree
 from specinfer.scheduler.verifiers import Accepted
 from specinfer.scheduler.verifiers.choice import AUTO, verifier_of
 
@@ -48,10 +50,16 @@ class Engine:
         speculators: their trees are merged; none gives incremental decoding.
         verifier: of requests that sample: a name of
             :data:`specinfer.scheduler.verifiers.choice.VERIFIERS`, or ``auto``.
+        drafting: says which speculators are asked, and how much of it is verified; by default all.
     """
 
     def __init__(
-        self, llm: Decoder, speculators: Sequence[Speculator] = (), *, verifier: str = AUTO
+        self,
+        llm: Decoder,
+        speculators: Sequence[Speculator] = (),
+        *,
+        verifier: str = AUTO,
+        drafting: Drafting | None = None,
     ) -> None:
         self.stats = Stats(tuple(speculator.name for speculator in speculators))
         self._llm = llm
@@ -60,6 +68,7 @@ class Engine:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._verifier = verifier
+        self._drafting = drafting or FixedTrees(self._speculators)
 
     @property
     def runtime(self) -> Runtime:
@@ -113,8 +122,11 @@ class Engine:
             trees = self._draft(decoding)
         works = [Work.of_tree(r.id, trees[r.id], chain=self._pending(r)) for r in decoding]
         works += self._prefill(sum(work.num_rows for work in works))
+        start = perf_counter()
         with self.stats.time("verify" if decoding else "prefill"):
             accepted = self._verify(works, trees)
+        if decoding:
+            self._tell(works, accepted, perf_counter() - start)
         return self._accept(works, trees, accepted)
 
     def _admit(self) -> None:
@@ -142,24 +154,36 @@ class Engine:
     def _draft(self, requests: Sequence[Request]) -> dict[int, TokenTree]:
         if not requests:
             return {}
-        drafts = [
-            speculator.draft([self._context(request, drafter) for request in requests])
-            for drafter, speculator in enumerate(self._speculators)
-        ]
-        if not drafts:
+        if not self._speculators:
             return {r.id: TokenTree(r.output[-1]) for r in requests}
-        return {
-            r.id: merge(trees) for r, trees in zip(requests, zip(*drafts, strict=True), strict=True)
-        }
+        prompts = sum(self._num_pending(r) for r in self._running if not r.output)
+        trees = self._drafting.draft([self._ask(request) for request in requests], prompts)
+        return {request.id: tree for request, tree in zip(requests, trees, strict=True)}
 
-    def _context(self, request: Request, drafter: int) -> Context:
-        """What a speculator sees of a request."""
-        params = request.sampling
+    def _ask(self, request: Request) -> Ask:
+        """What speculators see of a request, and what verifies what they guess."""
+        params, allowed = request.sampling, request.speculation
         verifier = verifier_of(self._verifier, is_greedy=params.is_greedy)
-        drawing = Drawing(verifier.draws, params, params.seed or 0, drafter)
         # The last level is the LLM's own token: a tree deeper than the rest would be dropped.
-        depth = request.num_remaining - 1
-        return Context(request.id, request.tokens, depth, len(request.prompt), drawing)
+        depth = allowed.depth(request.num_remaining - 1)
+        context = Context(
+            request.id,
+            request.tokens,
+            depth,
+            len(request.prompt),
+            max_nodes=allowed.max_nodes or None,
+        )
+        drawings = [
+            Drawing(verifier.draws, params, params.seed or 0, drafter)
+            for drafter in range(len(self._speculators))
+        ]
+        return Ask([replace(context, drawing=drawing) for drawing in drawings], verifier)
+
+    def _tell(self, works: Sequence[Work], accepted: Sequence[Accepted], seconds: float) -> None:
+        """Let drafting learn what a pass came to."""
+        verified = (work.request for work in works if work.chain_logits)
+        nodes = {id: found.nodes for id, found in zip(verified, accepted, strict=True)}
+        self._drafting.verified(sum(work.num_rows for work in works), seconds, nodes)
 
     def _prefill(self, num_rows: int) -> list[Work]:
         """Chunks of prompts, first come first served, in the rows that are left."""

@@ -43,6 +43,7 @@ from specinfer.scheduler.request import Request
 from specinfer.scheduler.request_lanes import RequestLanes
 from specinfer.scheduler.sampling.logprobs import TokenLogprobs
 from specinfer.scheduler.sampling.seeds import new_seed, seed_of_copy
+from specinfer.scheduler.speculation import Speculation
 from specinfer.scheduler.speculators.making import Maker, maker_of
 from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.stopping import StopText
@@ -113,6 +114,7 @@ class LLM:
         )
         self.tokenizer = self._checkpoint.tokenizer()
         self._generation = GenerationConfig()
+        self._speculation = SpeculationConfig()
         self._engine: Engine | None = None
         self._lanes: RequestLanes | None = None
         self._num_requests = 0
@@ -133,7 +135,7 @@ class LLM:
         llm.compile(
             config.generation,
             ssms=config.drafts,
-            verifier=config.speculation.verifier,
+            speculation=config.speculation,
             batch=config.batch,
             executor=config.executor,
             parallel=config.parallel,
@@ -187,7 +189,7 @@ class LLM:
         generation_config: GenerationConfig | None = None,
         *,
         ssms: Sequence[Draft] = (),
-        verifier: str = AUTO,
+        speculation: SpeculationConfig | None = None,
         batch: BatchConfig | None = None,
         executor: str = "serial",
         parallel: ParallelConfig | None = None,
@@ -199,7 +201,7 @@ class LLM:
         Args:
             generation_config: how texts are written.
             ssms: speculators, whose trees are merged; none for incremental decoding.
-            verifier: of texts that are sampled; see :class:`SpeculationConfig`.
+            speculation: how much is guessed, and how it is verified.
             batch: how much is done at once.
             executor: ``serial`` or ``threads``.
             parallel: how the work is spread over the ranks of ``mpirun``.
@@ -210,7 +212,8 @@ class LLM:
             SpecInferError: weights that do not fit, or an SSM that cannot speculate for this LLM.
         """
         batch = batch or BatchConfig()
-        SpeculationConfig(verifier=verifier)
+        self._speculation = speculation or SpeculationConfig()
+        verifier = self._speculation.verifier
         self._generation = generation_config or GenerationConfig()
         torch.set_grad_enabled(False)
         # An SSM that does not fit is refused before the slow reading of weights.
@@ -222,7 +225,13 @@ class LLM:
         )
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
         self._lanes = RequestLanes(profiler) if profiler else None
-        self._engine = assembly.engine(self.plan(), makers, verifier, self._progress)
+        self._engine = assembly.engine(
+            self.plan(),
+            makers,
+            verifier,
+            self._progress,
+            is_adaptive=self._speculation.adaptive,
+        )
 
     def generate(
         self,
@@ -230,6 +239,7 @@ class LLM:
         generation_config: GenerationConfig | None = None,
         *,
         max_new_tokens: int | None = None,
+        speculation: Speculation | None = None,
     ) -> GenerationResult | list[GenerationResult]:
         """Write the text behind a prompt, or behind each of several, all at once.
 
@@ -238,6 +248,7 @@ class LLM:
                 of these.
             generation_config: how these texts are written; by default as :meth:`compile` was told.
             max_new_tokens: most tokens to write, whatever the configuration says.
+            speculation: how much may be guessed for these; by default as :meth:`compile` was told.
 
         Returns:
             One result, or a list of them in the order of ``prompts``. With ``n`` above 1 a list in
@@ -248,6 +259,7 @@ class LLM:
             [prompts] if one else prompts,  # type: ignore[list-item, arg-type]
             generation_config,
             max_new_tokens=max_new_tokens,
+            speculation=speculation,
         )
         one = one and len(requests) == 1
         try:
@@ -268,6 +280,7 @@ class LLM:
         generation_config: GenerationConfig | None = None,
         *,
         max_new_tokens: int | None = None,
+        speculation: Speculation | None = None,
     ) -> list[Request]:
         """Queue prompts; :meth:`run` then serves them.
 
@@ -280,6 +293,8 @@ class LLM:
         generation = generation_config or self._generation
         seeds = self._seeds(generation, len(prompts))
         requests = self._requests(prompts, generation, seeds, max_new_tokens)
+        for request in requests:
+            request.speculation = speculation or self._speculation.allowed
         for request in requests:
             self._compiled.check(request)
         for request in requests:

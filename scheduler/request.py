@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.sampling.logprobs import TokenLogprobs
 from specinfer.scheduler.sampling.params import GREEDY, SamplingParams
+from specinfer.scheduler.speculation import UNLIMITED, Speculation
 from specinfer.scheduler.stopping import Stopping, StopText
 
 
@@ -25,6 +26,7 @@ class Request:
             of the text.
         num_logprobs: likeliest tokens that are told of each token that is written; 0: nothing is.
         text: the text without what is behind a stop string; None where nothing is cut.
+        speculation: how much may be guessed for it.
         output: tokens written so far, all of a stop string among them.
         logprobs: what was told, for each token of the output.
         finish_reason: ``eos``, ``stop`` (a stop string or token) or ``length`` once the request has
@@ -39,6 +41,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     num_logprobs: int = 0
     text: StopText | None = None
+    speculation: Speculation = UNLIMITED
     output: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: str | None = None

@@ -35,3 +35,7 @@ class Speculation:
         if not self.enabled:
             return 0
         return min(room, self.max_depth) if self.max_depth else room
+
+
+UNLIMITED = Speculation()
+"""Whatever speculators propose."""

@@ -190,7 +190,7 @@ def _load(
         llm.compile(
             config.generation,
             ssms=config.drafts,
-            verifier=config.speculation.verifier,
+            speculation=config.speculation,
             batch=config.batch,
             executor=config.executor,
             parallel=config.parallel,

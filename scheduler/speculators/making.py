@@ -33,12 +33,12 @@ class Parts:
 
     Attributes:
         vocabulary: tokens of the LLM.
-        step_cost: measures what a verification step costs by its rows.
+        step_cost: of a verification by its rows, for those who size their trees by it.
         decoder: of a model that the maker named, with room for so many nodes of a tree.
     """
 
     vocabulary: int
-    step_cost: Callable[[], StepCost]
+    step_cost: StepCost
     decoder: Callable[[Plan, int], Decoder]
 
 
@@ -121,8 +121,8 @@ class NGramMaker:
         return []
 
     def make(self, parts: Parts) -> NGramSpeculator:
-        """Measure what a guess must be worth."""
-        draft, cost = self.draft, parts.step_cost()
+        """Have it propose what is worth its rows."""
+        draft, cost = self.draft, parts.step_cost
         return NGramSpeculator(draft.ngram, draft.min_match, cost, corpus=self.corpus)
 
 

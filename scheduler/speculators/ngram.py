@@ -99,7 +99,8 @@ class NGramSpeculator:
         drafts = []
         for context in contexts:
             places = self._places(context)
-            found = _grow(context.tokens[-1], places, context.max_depth, self.max_nodes)
+            most = context.limit(self.max_nodes)
+            found = _grow(context.tokens[-1], places, context.max_depth, most)
             probabilities = [math.exp(log_prob) for log_prob in found.log_probs[1:]]
             size = self._cost.best_size(probabilities, len(contexts))
             drafts.append(found.restricted(range(1, 1 + size)))
