@@ -91,7 +91,7 @@ class SuffixIndex:
 
 
 def _sorted_by_what_is_before(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Places with something before and at them, by the token before, the one before that and so on.
+    """Places with a token at them, by the token before, the one before that and so on.
 
     Places that agree in :data:`LONGEST` tokens keep their order.
     """
@@ -104,8 +104,7 @@ def _sorted_by_what_is_before(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
         ranks = np.unique(pairs, return_inverse=True)[1].astype(np.int64)
         length *= 2
     order = np.argsort(ranks, kind="stable") + 1
-    is_place = (tokens[order - 1] != END) & (np.append(tokens, END)[order] != END)
-    places: NDArray[np.int32] = order[is_place].astype(np.int32)
+    places: NDArray[np.int32] = order[np.append(tokens, END)[order] != END].astype(np.int32)
     return places
 
 
