@@ -73,7 +73,7 @@ assembly = Assembly(Runtime(), BatchConfig(max_requests=1), length=128, dtype=to
 
 texts = []
 for name, drafts in (("incremental", []), ("chain of 4", [chains]), ("tree of 14", [trees])):
-    engine = assembly.engine(llm, drafts, AUTO, silent)
+    engine = assembly.engine(llm, drafts, AUTO, silent, is_adaptive=False)
     request = Request(id=0, prompt=[3, 1, 4, 1, 5], max_new_tokens=60)
     engine.submit(request)
     for _ in engine.run():
