@@ -55,6 +55,8 @@ LIVE = (
     ("coupled", 1, True),
 )
 """Verifier, width of the third level, and whether an n-gram tree is merged with the SSM's."""
+TOSSED = 3
+"""Times as many prompts where coins decide."""
 
 
 def tree_law(text: Reading, way: str, widths: Sequence[int]) -> Law:
@@ -146,29 +148,24 @@ def _gains(name: str, texts: Sequence[Reading]) -> Iterator[Row]:
 
 
 def merge_rows(readings: Readings) -> Iterator[Row]:
-    """Merges of chains against expansions with as many nodes."""
+    """Merges against expansions with as many nodes.
+
+    With any verifier: a chain of the SSM with an n-gram tree, against two children of the root.
+    With ``mss`` also: several chains that the SSM draws on its own, against as many children.
+    """
     for name, requests in readings.items():
         texts = _long(requests)
-        for count in WIDTHS:
-            wide = (count, *CHAIN[1:])
-            cases = {
-                label(wide): ("mss", [tree_law(t, "mss", wide) for t in texts]),
-                f"{count} chains": (
-                    "mss",
-                    [chains_law(t, "mss", count, with_ngram=False) for t in texts],
-                ),
-            }
-            for what, (way, laws) in cases.items():
-                nodes = sum(level_sizes(CHAIN)) * count
-                yield _merge_row(f"{name}/{way}/{what}", texts, laws, nodes)
         for way in WAYS:
-            laws = [chains_law(t, way, 1, with_ngram=True) for t in texts]
-            what = f"merge/{name}/{way}/chain and n-grams"
-            yield _merge_row(what.removeprefix("merge/"), texts, laws, len(CHAIN) + NGRAM_NODES)
-            wide = (2, *CHAIN[1:])
-            if way != "mss":
-                laws = [tree_law(t, way, wide) for t in texts]
-                yield _merge_row(f"{name}/{way}/{label(wide)}", texts, laws, 2 * len(CHAIN))
+            laws = [chains_law(text, way, 1, with_ngram=True) for text in texts]
+            nodes = len(CHAIN) + NGRAM_NODES
+            yield _merge_row(f"{name}/{way}/chain and n-grams", texts, laws, nodes)
+            for count in WIDTHS[1:] if way == "mss" else (2,):
+                widths, nodes = (count, *CHAIN[1:]), count * len(CHAIN)
+                laws = [tree_law(text, way, widths) for text in texts]
+                yield _merge_row(f"{name}/{way}/{label(widths)}", texts, laws, nodes)
+                if way == "mss":
+                    laws = [chains_law(text, way, count, with_ngram=False) for text in texts]
+                    yield _merge_row(f"{name}/{way}/{count} chains", texts, laws, nodes)
 
 
 def _merge_row(name: str, texts: Sequence[Reading], laws: Sequence[Law], nodes: int) -> Row:
@@ -211,13 +208,15 @@ def live(
 ) -> Iterator[Row]:
     """Steps counted by the engine, beside mean and deviation of the steps of the same texts."""
     prompts = by_set(prompts_of(0))
-    chosen = {
-        f"{name}/{key}": prompts[name][key]
-        for name, texts in readings.items()
-        for key in list(texts)[: options.live]
-    }
     tokens = options.live_tokens
     for verifier, width, with_ngram in LIVE:
+        # Where the text decides there is no deviation, and a few prompts tell as much as many.
+        count = options.live * (TOSSED if verifier.startswith("mss") else 1)
+        chosen = {
+            f"{name}/{key}": prompts[name][key]
+            for name, texts in readings.items()
+            for key in list(texts)[:count]
+        }
         widths = expansion(width)
         what = f"{verifier}/{label(widths)}{' and n-grams' if with_ngram else ''}"
         name = f"{LARGE}-float32-live-{tokens}-{verifier}-{width}{'-ngram' * with_ngram}"
@@ -274,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=0, help="only the first prompts of each set")
     parser.add_argument("--tokens", type=int, default=64, help="most new tokens")
     parser.add_argument("--requests", type=int, default=16, help="requests at once")
-    parser.add_argument("--live", type=int, default=2, help="prompts of each set to generate")
+    parser.add_argument("--live", type=int, default=1, help="prompts of each set to generate")
     parser.add_argument("--live-tokens", type=int, default=48, help="most new tokens of these")
     parser.add_argument("--cache", type=Path, help="folder of finished prompts, to go on from")
     parser.add_argument("--readings", type=Path, default=READINGS, help="file to keep them in")
@@ -390,8 +389,9 @@ def plot_cdf(path: Path, readings: Readings) -> None:
             chosen = [replay(known, widths) for known in ranks[name].values() if len(known) > 1]
             greedy = [sum(found) / len(found) for found in chosen]
             for place, values in ((axes[0][column], greedy), (axes[1][column], sampled)):
-                shares = [(number + 1) / len(values) for number in range(len(values))]
-                place.step(sorted(values), shares, where="post", label=f"width {width}")
+                shares = [number / len(values) for number in range(len(values) + 1)]
+                ordered = [min(values), *sorted(values)]
+                place.step(ordered, shares, where="post", label=f"width {width}")
         axes[0][column].set_title(f"{name}, greedy")
         axes[1][column].set_title(f"{name}, sampled, mss")
         axes[1][column].set_xlabel("tokens per LLM step")
