@@ -273,7 +273,7 @@ BITS = "specinfer.scheduler.decoder.ancestor_bits"
 DEPTHS = "specinfer.scheduler.decoder._depths"
 COMMIT = "specinfer.scheduler.decoder.commit_kv"
 VERIFY = "specinfer.scheduler.acceptance.follow"
-MERGE = "specinfer.scheduler.engine.merge"
+MERGE = "specinfer.scheduler.drafting.merge"
 right_batch, right_commit, right_pages = Decoder._batch, Decoder.commit, KVSlots.pages
 
 
