@@ -30,8 +30,12 @@ from specinfer.scheduler.survival import Evidence, Survival
 from specinfer.scheduler.token_tree import TokenTree, merge
 from specinfer.scheduler.tree_budget import Offer, Plan, Some, Time, best_nodes, plan
 
-TRIAL = 8
-"""Steps in which a drafter is asked for everything, before there is anything to judge it by."""
+TRIAL = 9
+"""Trees that a drafter may draw before it is judged."""
+TRIED = (0.25, 1.0, 0.0, 0.5)
+"""Shares of these trees that are drawn and verified, in turn: a curve needs sizes."""
+REMINDED_EVERY = 128
+"""Steps between those without speculation, whose time would otherwise be forgotten."""
 FREE = 0.002
 """Of a step without speculation: a drafter that takes less time is always asked for everything."""
 AGREED_EVERY = 64
@@ -150,7 +154,7 @@ class _Probe:
     Attributes:
         request: for which one.
         depth: levels that it is asked for.
-        cost: of a probe one level deep, in steps without it.
+        cost: of the probe, in steps without it.
         is_extra: whether the drafter would not have been asked at all.
     """
 
@@ -235,7 +239,8 @@ class AdaptiveTrees:
                     tried = [node in survived for node in path if node is not None]
                     if tried or probe.is_extra:
                         was_right = bool(tried) and all(tried)
-                        drafter.probing.took(self._step, was_right=was_right, cost=probe.cost)
+                        may_go_on = was_right and probe.depth < drafter.supply.depth
+                        drafter.probing.took(self._step, was_right=may_go_on, cost=probe.cost)
             if trees := [evidence for evidence in trees if evidence]:
                 drafter.survival.learn(trees, self._step - drafter.seen)
                 drafter.seen = self._step
@@ -263,8 +268,10 @@ class AdaptiveTrees:
     def _orders(self, requests: int, other_rows: int) -> _Orders:
         """Whom to ask, for so many requests."""
         verify, numbers = self._times.verify, range(len(self._drafters))
-        if verify is None or not requests:
-            return _Orders([None for _ in numbers])
+        if not requests or self._step % REMINDED_EVERY == 0:
+            return _Orders([0 for _ in numbers])
+        if verify is None:
+            return self._trial([None for _ in numbers])
         time = _beside(verify, requests, other_rows)
         costs = [self._times.drafting(number, requests) for number in numbers]
         made = self._plans.get((requests, other_rows))
@@ -277,9 +284,17 @@ class AdaptiveTrees:
             for cost, drafter, depth in zip(costs, self._drafters, made.depths, strict=True)
         ]
         if None in depths:
-            return _Orders(depths)
+            return self._trial(depths)
         drafting = made.draft_seconds
         return _Orders(depths, ceil(made.nodes / requests), lambda nodes: drafting + time(nodes))
+
+    def _trial(self, depths: Sequence[int | None]) -> _Orders:
+        """Some drafter is on trial: trees of different sizes."""
+        share = TRIED[self._step % len(TRIED)]
+        if not share:
+            return _Orders([0 for _ in depths])
+        found = sum(float(drafter.supply.table.sum()) for drafter in self._drafters)
+        return _Orders(depths, None if share == 1 else ceil(share * found))
 
     def _made(self, costs: Sequence[StepCost], requests: int, time: Time) -> Plan:
         """A plan; those who cost nothing are asked for everything."""
@@ -304,13 +319,14 @@ class AdaptiveTrees:
             is_known = self._step - drafter.seen < SOONEST
             if not is_known or depth < drafter.supply.depth:
                 request = able[self._step % len(able)].request
-                deeper = drafter.probing.depth(depth if is_known else 0)
-                cost = self._probe_cost(number, time, len(able))
-                found[number] = _Probe(request, deeper, cost, depth == 0)
+                more = drafter.probing.more
+                cost = more * self._probe_cost(number, time, len(able))
+                above = depth if is_known else 0
+                found[number] = _Probe(request, above + more, cost, depth == 0)
         return found
 
     def _probe_cost(self, number: int, time: Time, requests: int) -> float:
-        """Of a probe that is one level deep, in steps without it."""
+        """Of a level that is probed, in steps without it."""
         drawing = self._times.probe[number]
         if drawing is None:
             drawing = self._cost_of(number, requests)

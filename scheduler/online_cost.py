@@ -2,7 +2,7 @@
 
 A curve known beforehand gives the shape; what is measured stretches it, size by size. Times are
 noisy in one direction: a pass may be slow for many reasons (the first of a size is recorded), never
-too fast. So the lower quartile of the last few counts, and what is old does not.
+too fast. So the lower quartile of the last few of each size counts.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ KEPT = 9
 """Times of a size that are kept."""
 ENOUGH = 3
 """Times that a size needs to be believed."""
-OLD = 512
-"""Measurements after which a time is forgotten, unless nothing else is known."""
 SIZES = (*range(1, 8), *(n << shift for shift in range(1, 9) for n in range(4, 8)))
 """Sizes at which a curve is told: three binary digits."""
 
@@ -33,32 +31,29 @@ class OnlineCurve:
 
     def __init__(self, prior: StepCost) -> None:
         self._prior = prior
-        self._factors: dict[int, deque[tuple[int, float]]] = {}
-        self._num_times = 0
+        self._factors: dict[int, deque[float]] = {}
 
     def add(self, size: int, seconds: float) -> None:
         """Take a measurement."""
-        self._num_times += 1
         kept = self._factors.setdefault(_rounded(size), deque(maxlen=KEPT))
-        kept.append((self._num_times, seconds / self._prior.time(size)))
+        kept.append(seconds / self._prior.time(size))
 
     def curve(self) -> StepCost | None:
         """Seconds by size, never falling; None before the first measurement."""
         if not self._factors:
             return None
-        factors = self._known(ENOUGH, self._num_times - OLD) or self._known(1, 0)
+        factors = self._known(ENOUGH) or self._known(1)
         at = sorted(factors)
         stretched = np.interp(SIZES, at, [factors[size] for size in at]).tolist()
         times = [f * self._prior.time(size) for f, size in zip(stretched, SIZES, strict=True)]
         return StepCost(SIZES, tuple(accumulate(times, max)))
 
-    def _known(self, enough: int, since: int) -> dict[int, float]:
-        found = {}
-        for size, kept in self._factors.items():
-            recent = sorted(factor for number, factor in kept if number > since)
-            if len(recent) >= enough:
-                found[size] = recent[(len(recent) - 1) // 4]
-        return found
+    def _known(self, enough: int) -> dict[int, float]:
+        return {
+            size: sorted(kept)[(len(kept) - 1) // 4]
+            for size, kept in self._factors.items()
+            if len(kept) >= enough
+        }
 
 
 def _rounded(size: int) -> int:

@@ -24,7 +24,7 @@ SURPRISE = (0.05, 0.15, 0.35, 0.7, 1.2, 2.0, 3.5)
 """Bounds of the classes of claims, in nats: the first one holds claims of above 95 %."""
 CLAIMS = np.exp(-np.array([0.02, 0.1, 0.25, 0.5, 0.95, 1.6, 2.7, 5.0]))
 """A claim amid each class."""
-TREES = 64.0
+TREES = 32.0
 """Trees that are remembered: each new one takes the place of an old one."""
 RARE = 1 / 8
 """Most that one step may take the place of: that of a drafter which is seldom asked."""
