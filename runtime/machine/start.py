@@ -40,9 +40,15 @@ def machine_here() -> Machine:
         return OneRank()
     try:
         from specinfer.runtime.machine.mpi import MPIRanks
-    except ImportError as error:
-        raise ConfigError(
-            f"started by mpirun with {num_processes()} processes, but mpi4py cannot be used "
-            f"({error}); expected `pip install 'specinfer[mpi]'`"
-        ) from None
+    except (ImportError, RuntimeError) as error:  # the latter where there is no library of MPI
+        raise without_mpi4py(error) from None
     return MPIRanks()
+
+
+def without_mpi4py(error: Exception) -> ConfigError:
+    """What to raise in a process of several, where the import of mpi4py raised ``error``."""
+    why = " ".join(str(error).split())
+    return ConfigError(
+        f"started by mpirun with {num_processes()} processes, but mpi4py cannot be used ({why}); "
+        "expected `pip install 'specinfer[mpi]'`"
+    )

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from specinfer import __version__
 from specinfer.runtime.errors import ConfigError, SpecInferError
+from specinfer.runtime.machine.start import rank_here
 from specinfer.scheduler.cli import boost, fetch, generate, inspect, profile, validate
 from specinfer.scheduler.cli.ranks import speaking_once
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where a closed pipe is still ours to handle
         return code
     except SpecInferError as error:
-        print(f"specinfer: error: {' '.join(str(error).split())}", file=sys.stderr)
+        if rank_here() == 0:  # where ranks cannot talk to each other, all of them come here
+            print(f"specinfer: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, TypeVar
 
 from specinfer.runtime.errors import SpecInferError
-from specinfer.runtime.machine.start import num_processes, rank_here
+from specinfer.runtime.machine.start import num_processes, rank_here, without_mpi4py
 
 if TYPE_CHECKING:
     from specinfer.runtime.machine import Machine
@@ -20,11 +20,18 @@ Value = TypeVar("Value")
 
 @contextmanager
 def speaking_once() -> Iterator[None]:
-    """Only the first rank writes to standard output, and what all raise alike is said once."""
+    """Only the first rank writes to standard output, and what all raise alike is said once.
+
+    Raises:
+        ConfigError: several ranks, but no mpi4py.
+    """
     if num_processes() == 1:
         yield
         return
-    from specinfer.runtime.machine.reporting import reporting_once  # needs mpi4py
+    try:
+        from specinfer.runtime.machine.reporting import reporting_once
+    except (ImportError, RuntimeError) as error:
+        raise without_mpi4py(error) from None
 
     with ExitStack() as held:
         if rank_here() > 0:
