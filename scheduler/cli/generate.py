@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
     on_first(machine, lambda: _bring(config, quiet=is_quiet))
     llm = _load(config, prompts, profiler, is_raw=args.raw, is_quiet=is_quiet)
     console = _console(args.color, stderr=True)
+    console.quiet = rank > 0
     requests = llm.submit(_inputs(llm, prompts, is_raw=args.raw))
     events = _events(llm, requests, args.tree_dot if rank == 0 else None, args.show_tree)
     if args.json or len(requests) > 1:

@@ -138,3 +138,11 @@ def test_the_command_line_says_once_that_ranks_do_not_fit(folder: Path) -> None:
         "specinfer: error: parallel.tensor is 1, but the program runs on 2 ranks; expected "
         "`mpirun -n 1`, or parallel.tensor=2\n"
     )
+
+
+def test_only_the_first_rank_shows_trees_and_figures(folder: Path) -> None:
+    options = ("--set", "parallel.tensor=2", "--show-tree", "1", "--stats")
+    done = generate(folder, 2, *options, "a a a a a a")
+    assert done.returncode == 0
+    assert done.stderr.count("step 1") == 1
+    assert done.stderr.count("each LLM pass yielded") == 1
