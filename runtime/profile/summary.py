@@ -13,6 +13,7 @@ from specinfer.runtime.profile.record import (
     TRACE_MISSES,
     OperationKey,
     Profile,
+    RequestSpan,
     Sample,
     Span,
     row_order,
@@ -128,7 +129,7 @@ class Summary:
         critical_path: the longest chain of dependences.
         tasks: tasks and communication by name, the most time first.
         trace_hit_rate: part of the tries to replay a trace that could; None without any.
-        requests: phases of requests by name.
+        requests: phases of requests by name; of what several ranks serve, the first one's.
         counters: values by name.
         instants: by name and reason, the most frequent first.
         num_dropped: events that the profiler had no room for.
@@ -166,7 +167,7 @@ def summarize(profile: Profile) -> Summary:
         critical_path=critical_path(spans),
         tasks=_by_name((span.name, span.duration) for span in work),
         trace_hit_rate=_hit_rate(counters),
-        requests=_by_name((phase.name, phase.stop - phase.start) for phase in profile.requests),
+        requests=_requests(profile.requests),
         counters=counters,
         instants=_instants((instant.name, instant.reason) for instant in profile.instants),
         num_dropped=profile.num_dropped,
@@ -260,6 +261,14 @@ def _by_name(times: Iterable[tuple[str, int]]) -> tuple[NameSummary, ...]:
         by_name[name].append(time)
     summaries = [NameSummary(name, len(all), sum(all), max(all)) for name, all in by_name.items()]
     return tuple(sorted(summaries, key=lambda summary: (-summary.total_ns, summary.name)))
+
+
+def _requests(phases: Sequence[RequestSpan]) -> tuple[NameSummary, ...]:
+    ranks: dict[str, int] = {}
+    for phase in phases:
+        ranks[phase.request] = min(phase.rank, ranks.get(phase.request, phase.rank))
+    first = (phase for phase in phases if phase.rank == ranks[phase.request])
+    return _by_name((phase.name, phase.stop - phase.start) for phase in first)
 
 
 def _counters(samples: Sequence[Sample]) -> tuple[CounterSummary, ...]:

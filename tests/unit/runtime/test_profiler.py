@@ -382,6 +382,12 @@ class TestSummary:
             ("decode", 20),
         ]
 
+    def test_a_request_that_several_ranks_serve_counts_once(self) -> None:
+        spans = [RequestSpan(rank, "4", "request", 0, 80 - rank, {}) for rank in (1, 0)]
+        other = RequestSpan(1, "5", "request", 0, 20, {})
+        (phase,) = summarize(Profile(requests=(*spans, other))).requests
+        assert (phase.count, phase.total_ns) == (2, 100)
+
     def test_nothing_is_summed_up_as_nothing(self) -> None:
         summary = summarize(Profile())
         assert (summary.total_ns, summary.ranks, summary.tasks) == (0, (), ())
