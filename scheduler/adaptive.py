@@ -413,6 +413,8 @@ class AdaptiveTrees:
         )
         for (ask, tree), likeliest in zip(free, best, strict=True):
             kept = {*likeliest, *self._forced(ask.request, tree, drafts)}
+            if ask.max_nodes is not None and len(kept) > ask.max_nodes:
+                kept = {*likeliest}
             trees[ask.request] = tree.restricted(sorted(kept))
         return trees
 

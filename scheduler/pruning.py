@@ -35,7 +35,11 @@ def limited(tree: TokenTree, nodes: int, verifier: Verifier) -> TokenTree:
     if len(tree) - 1 <= nodes:
         return tree
     if takes_any_tree(verifier):
-        likeliest = sorted(range(1, len(tree)), key=lambda node: -tree.log_probs[node])
+        # What one drafter claims for a child may be more than what another does for its parent.
+        reached = [0.0]
+        for parent, log_prob in list(zip(tree.parents, tree.log_probs, strict=True))[1:]:
+            reached.append(min(reached[parent], log_prob))
+        likeliest = sorted(range(1, len(tree)), key=lambda node: -reached[node])
         return tree.restricted(sorted(likeliest[:nodes]))
     return first_draws(tree, nodes)
 
