@@ -939,7 +939,7 @@ def test_replays_of_traces_that_share_nothing_run_at_the_same_time() -> None:
         one, other = vector(runtime, "one"), vector(runtime, "other")
         traces = [
             runtime.trace(
-                x.region.name,
+                x.name,
                 lambda meets, x=x: runtime.launch(wait_for_the_other, x=x, meets=meets),
             )
             for x in (one, other)
