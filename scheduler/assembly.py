@@ -30,6 +30,7 @@ from specinfer.runtime.executor.threads import ThreadedExecutor
 from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.mapper.yaml import YamlMapper
 from specinfer.runtime.memory import Memory, OutOfMemoryError, budgets_from
+from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
@@ -72,12 +73,8 @@ def new_runtime(
     processors = ("numba", "cpu") if dtype == torch.float32 else ("packed", "cpu")
     machine = machine_here()
     parallel = parallel or ParallelConfig()
-    tensor = parallel.tensor
-    if tensor != machine.num_ranks:
-        raise ConfigError(
-            f"parallel.tensor is {tensor}, but the program runs on {machine.num_ranks} ranks; "
-            f"expected `mpirun -n {tensor}`, or parallel.tensor={machine.num_ranks}"
-        )
+    mapper = _mapper(parallel, processors, rules)
+    _check_ranks(machine.num_ranks, mapper.mesh, parallel)
     if machine.num_ranks > 1 and executor != "serial":
         raise ConfigError(f"executor is {executor!r}, expected serial on several ranks")
     chosen: Executor
@@ -87,7 +84,6 @@ def new_runtime(
         chosen = ThreadedExecutor(workers, partial(torch.set_num_threads, 1))
     else:
         chosen = InOrderExecutor() if machine.num_ranks > 1 else SerialExecutor()
-    mapper = _mapper(parallel, processors, rules)
     chosen = ProfilingExecutor(chosen, profiler) if profiler else chosen
     budgets = dict.fromkeys(mapper.memories) | {"cpu": machine_bytes()}
     given = budgets_from(memory or {})
@@ -114,6 +110,33 @@ def _mapper(
         raise ConfigError(f"{parallel.mapper}: expected a mapping, got {given!r}")
     own = {"mesh": {AXIS: parallel.tensor}, "processors": list(processors)}
     return YamlMapper(own | given, name=parallel.mapper or None, more=rules)
+
+
+def _check_ranks(num_ranks: int, mesh: Mesh, parallel: ParallelConfig) -> None:
+    """Refuse a mesh that is not the one asked for, or has another number of ranks than there are.
+
+    A mapper's file may spread the ranks over further axes; models are divided over one of them.
+    """
+    tensor = parallel.tensor
+    divided = mesh.size(AXIS)
+    if divided != tensor:
+        raise ConfigError(
+            f"parallel.tensor is {tensor}, but the mesh of {parallel.mapper} is {mesh}; expected "
+            f"parallel.tensor={divided} and `mpirun -n {mesh.num_ranks}`, or {AXIS}: {tensor} in "
+            "the mesh"
+        )
+    if mesh.num_ranks == num_ranks:
+        return
+    runs = f"the program runs on {num_ranks} {'rank' if num_ranks == 1 else 'ranks'}"
+    start = f"expected `mpirun -n {mesh.num_ranks}`"
+    if mesh.num_ranks == tensor:
+        raise ConfigError(
+            f"parallel.tensor is {tensor}, but {runs}; {start}, or parallel.tensor={num_ranks}"
+        )
+    raise ConfigError(
+        f"the mesh of {parallel.mapper}, {mesh}, has {mesh.num_ranks} ranks, but {runs}; {start}, "
+        "or another mesh"
+    )
 
 
 @dataclass(frozen=True, slots=True)

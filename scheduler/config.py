@@ -313,6 +313,8 @@ class ParallelConfig:
     Attributes:
         tensor: ranks that every layer is divided over.
         mapper: path of a mapper's YAML, whose rules come before those of the models; empty: none.
+            Its mesh, if it has one, has an axis ``tensor`` of as many ranks; further axes are
+            its own, and ``mpirun -n`` starts all ranks of it.
     """
 
     tensor: int = 1

@@ -146,3 +146,24 @@ def test_only_the_first_rank_shows_trees_and_figures(folder: Path) -> None:
     assert done.returncode == 0
     assert done.stderr.count("step 1") == 1
     assert done.stderr.count("each LLM pass yielded") == 1
+
+
+def test_a_mesh_may_have_further_axes(folder: Path, tmp_path: Path) -> None:
+    mapper = tmp_path / "mapper.yaml"
+    mapper.write_text("mesh: {data: 2, tensor: 2}\nlaunches: []\n")
+    options = ("--json", "--set", f"parallel.mapper={mapper}", "Mars is red")
+    one = json.loads(generate(folder, 1, "--json", "Mars is red").stdout)
+    done = generate(folder, 4, "--set", "parallel.tensor=2", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["results"] == one["results"]
+    # Each mistake is told with what helps against it.
+    done = generate(folder, 2, "--set", "parallel.tensor=2", *options)
+    assert done.stderr == (
+        f"specinfer: error: the mesh of {mapper}, data=2 x tensor=2, has 4 ranks, but the program "
+        "runs on 2 ranks; expected `mpirun -n 4`, or another mesh\n"
+    )
+    done = generate(folder, 4, "--set", "parallel.tensor=4", *options)
+    assert done.stderr == (
+        f"specinfer: error: parallel.tensor is 4, but the mesh of {mapper} is data=2 x tensor=2; "
+        "expected parallel.tensor=2 and `mpirun -n 4`, or tensor: 4 in the mesh\n"
+    )
