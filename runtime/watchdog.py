@@ -170,8 +170,9 @@ class Watchdog(threading.Thread):
         self._since = time.monotonic()
         self._rounds = 0
         self._inquiry: _Inquiry | None = None
-        self._witness: Witness | None = None
         self._is_over = False
+        self._witness = Witness()  # at once: a rank may be killed before this thread first looks
+        self._inform()
 
     def leave(self) -> None:
         """This rank needs nothing from the others any more; the thread ends when all have left."""
@@ -195,8 +196,7 @@ class Watchdog(threading.Thread):
             self._look()
             self._listen()
             self._inquire()
-        if self._witness is not None:
-            self._witness.dismiss()
+        self._witness.dismiss()
         self.history = None
 
     # This rank
@@ -225,10 +225,6 @@ class Watchdog(threading.Thread):
         return State(self._describe(), self._seen[0], waits, has_left, told)
 
     def _inform(self) -> None:
-        if self.history is None:  # no program yet
-            return
-        if self._witness is None:
-            self._witness = Witness()
         self._witness.note(
             f"specinfer: rank {self._wire.rank} (process {os.getpid()}) {self._describe()}, when "
             "it was ended at"
@@ -299,7 +295,6 @@ class Watchdog(threading.Thread):
         for rank in range(self._wire.num_ranks):
             if rank != self._wire.rank:
                 self._wire.post(rank, Farewell())
-        if self._witness is not None:
-            self._witness.dismiss()
+        self._witness.dismiss()
         time.sleep(2 * TICK_SECONDS)  # their witnesses need say nothing
         self._wire.abort(EXIT_CODE)

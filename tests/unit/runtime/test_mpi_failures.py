@@ -499,6 +499,19 @@ def test_a_killed_rank_ends_the_job_with_a_word_of_where_each_was() -> None:
     )
 
 
+def test_a_rank_that_is_killed_at_once_has_a_witness() -> None:
+    outcome = run("""
+        import signal
+        machine = MPIRanks()
+        if machine.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        machine.gather_values(0)
+    """)
+    assert outcome.code != 0
+    assert "specinfer: rank 1 (process " in outcome.errors
+    assert ") was before its first launch, when it was ended at " in outcome.errors
+
+
 def test_closing_after_errors_does_not_wait() -> None:
     outcome = run("""
         for turn in range(3):
