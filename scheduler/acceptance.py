@@ -9,12 +9,16 @@ from torch import Tensor
 
 from specinfer.runtime.privilege import R
 from specinfer.runtime.task import task
+from specinfer.scheduler.sampling.logprobs import TokenLogprobs, top_logprobs
 from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.sampling.process import distribution
 from specinfer.scheduler.token_tree import TokenTree
 from specinfer.scheduler.verifiers import Accepted, follow
 from specinfer.scheduler.verifiers.chance import Probabilities, SeededChance
 from specinfer.scheduler.verifiers.choice import Verifier
+
+Found = tuple[Accepted, list[TokenLogprobs]]
+"""What is accepted of a tree, and what is told of each token."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +32,7 @@ class Verification:
         params: how the request samples.
         seed: of the request.
         verifier: says what is accepted.
+        num_logprobs: likeliest tokens that are wanted with each token; 0: nothing is.
     """
 
     tree: TokenTree
@@ -36,6 +41,7 @@ class Verification:
     params: SamplingParams
     seed: int
     verifier: Verifier
+    num_logprobs: int = 0
 
     def accepted(self, logits: Tensor) -> Accepted:
         """Verify; logits (N, vocabulary). Only rows that the path visits are looked at."""
@@ -51,12 +57,21 @@ class Verification:
         position = len(self.tokens)
         return self.verifier.verify(self.tree, rows, SeededChance(self.seed, position), position)
 
+    def logprobs(self, logits: Tensor, accepted: Accepted) -> list[TokenLogprobs]:
+        """What the row behind which each token was decided says of it."""
+        if not self.num_logprobs:
+            return []
+        pairs = zip((0, *accepted.nodes), accepted.tokens, strict=True)
+        return [top_logprobs(logits[node], token, self.num_logprobs) for node, token in pairs]
+
 
 @task(logits=R, pure=True)
-def accept(logits: Tensor, verifications: Sequence[Verification]) -> list[Accepted]:
+def accept(logits: Tensor, verifications: Sequence[Verification]) -> list[Found]:
     """What is accepted of each tree; logits (nodes of all trees in order, vocabulary)."""
     found, row = [], 0
     for verification in verifications:
-        found.append(verification.accepted(logits[row : row + len(verification.tree)]))
+        own = logits[row : row + len(verification.tree)]
+        accepted = verification.accepted(own)
+        found.append((accepted, verification.logprobs(own, accepted)))
         row += len(verification.tree)
     return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 
 from specinfer.runtime.context import Runtime
-from specinfer.scheduler.acceptance import Verification, accept
+from specinfer.scheduler.acceptance import Found, Verification, accept
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Ask, Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
@@ -21,7 +21,6 @@ from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Context, Drawing, Speculator
 from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.token_tree import TokenTree
-from specinfer.scheduler.verifiers import Accepted
 from specinfer.scheduler.verifiers.choice import AUTO, verifier_of
 
 
@@ -179,10 +178,10 @@ class Engine:
         ]
         return Ask([replace(context, drawing=drawing) for drawing in drawings], verifier)
 
-    def _tell(self, works: Sequence[Work], accepted: Sequence[Accepted], seconds: float) -> None:
+    def _tell(self, works: Sequence[Work], accepted: Sequence[Found], seconds: float) -> None:
         """Let drafting learn what a pass came to."""
         verified = (work.request for work in works if work.chain_logits)
-        nodes = {id: found.nodes for id, found in zip(verified, accepted, strict=True)}
+        nodes = {id: found.nodes for id, (found, _) in zip(verified, accepted, strict=True)}
         self._drafting.verified(sum(work.num_rows for work in works), seconds, nodes)
 
     def _prefill(self, num_rows: int) -> list[Work]:
@@ -200,7 +199,7 @@ class Engine:
                 self.stats.num_prompt_tokens += len(chunk)
         return works
 
-    def _verify(self, works: Sequence[Work], trees: Mapping[int, TokenTree]) -> list[Accepted]:
+    def _verify(self, works: Sequence[Work], trees: Mapping[int, TokenTree]) -> list[Found]:
         """One pass of the LLM, and what it agrees with: of each work whose logits are wanted."""
         runtime = self._llm.model.runtime
         logits = self._llm.step(works)
@@ -213,7 +212,7 @@ class Engine:
             for work in works
             if work.chain_logits
         ]
-        found: list[Accepted] = runtime.launch(
+        found: list[Found] = runtime.launch(
             accept, logits=logits, verifications=verifications
         ).get()
         return found
@@ -228,13 +227,14 @@ class Engine:
             params,
             params.seed or 0,
             verifier_of(self._verifier, is_greedy=params.is_greedy),
+            request.num_logprobs,
         )
 
     def _accept(
         self,
         works: Sequence[Work],
         trees: Mapping[int, TokenTree],
-        accepted: Sequence[Accepted],
+        accepted: Sequence[Found],
     ) -> list[Event]:
         events, found = [], iter(accepted)
         requests = {request.id: request for request in self._running}
@@ -243,7 +243,7 @@ class Engine:
             if not work.chain_logits:
                 events.append(Event(request, []))
             elif tree is None:
-                events.append(Event(request, request.take(next(found).tokens)))
+                events.append(_verified(request, None, next(found)))
             else:
                 events.append(_verified(request, tree, next(found)))
                 self.stats.verified(tree, events[-1].accepted, len(events[-1].tokens))
@@ -265,7 +265,8 @@ class Engine:
             speculator.accept({event.request.id: event.tokens for event in going_on})
 
 
-def _verified(request: Request, tree: TokenTree, accepted: Accepted) -> Event:
+def _verified(request: Request, tree: TokenTree | None, found: Found) -> Event:
     """Take what was accepted; what lies past the end of the text is dropped."""
-    kept = request.take(accepted.tokens)
+    accepted, logprobs = found
+    kept = request.take(accepted.tokens, logprobs)
     return Event(request, kept, tree, accepted.nodes[: len(kept)])

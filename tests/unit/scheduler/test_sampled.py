@@ -151,3 +151,21 @@ def test_a_verifier_that_cannot_sample_refuses_to() -> None:
     with pytest.raises(ConfigError, match=r"verifier greedy: temperature is above 0"):
         bench.engine.submit(request(0))
     bench.engine.submit(request(1, temperature=0.0))
+
+
+# Log-probabilities
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("drafts", ["no speculation", "SSM"])
+def test_log_probabilities_are_those_of_the_row_behind_each_token(
+    drafts: str, temperature: float
+) -> None:
+    asked = request(3, temperature, tokens=12)
+    asked.num_logprobs = 2
+    make_bench(LLM, DRAFTS[drafts]()).write([asked])
+    assert [told.token for told in asked.logprobs] == asked.output
+    rows = torch.log_softmax(plain_forward(LLM, asked.tokens).logits, -1)
+    for at, told in enumerate(asked.logprobs, start=len(asked.prompt) - 1):
+        assert told.logprob == pytest.approx(float(rows[at, told.token]), abs=1e-4)
+        assert [token for token, _ in told.top] == rows[at].topk(2).indices.tolist()
