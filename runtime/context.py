@@ -89,6 +89,9 @@ class Runtime:
         observer: Observer | None = None,
         debug: bool = False,
     ) -> None:
+        _check_kind("executor", executor, "is_in_order", "an object such as SerialExecutor()")
+        _check_kind("machine", machine, "num_ranks", "an object such as SimulatedRanks(2)")
+        _check_kind("mapper", mapper, "mesh", "an object such as YamlMapper('mapper.yaml')")
         self._machine: Machine = machine or OneRank()
         several = self._machine.num_ranks > 1
         self._everyone = (1 << self._machine.num_ranks) - 1
@@ -504,3 +507,9 @@ class Runtime:
         trace = Trace(self._tracing, name, body, is_strict=strict, keeps=keeps)
         self.traces.append(trace)
         return trace
+
+
+def _check_kind(what: str, given: object, has: str, expected: str) -> None:
+    if given is not None and (isinstance(given, type) or not hasattr(given, has)):
+        kind = "class" if isinstance(given, type) else type(given).__name__
+        raise ConfigError(f"{what} is {short(given)} ({kind}), expected {expected}")

@@ -260,3 +260,26 @@ def test_a_shift_for_a_domain_of_other_dimensions() -> None:
     quarters = equal(grid, (2, 2))
     with pytest.raises(LaunchError, match=r"shift\(1\): point \(0, 0\) has 2 dimensions, expect"):
         runtime.index_launch(increment, (2, 2), x=quarters[shift(1)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"executor": "threads"}, "executor is 'threads' .str., expected an object such as Serial"),
+        ({"executor": ThreadedExecutor}, "executor is .* .class., expected an object such as"),
+        ({"machine": 2}, r"machine is 2 .int., expected an object such as SimulatedRanks\(2\)"),
+        ({"mapper": "mapper.yaml"}, "mapper is 'mapper.yaml' .str., expected an object such as"),
+    ],
+    ids=str,
+)
+def test_a_name_is_no_executor_machine_or_mapper(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Runtime(**arguments)
+
+
+def test_the_runtime_is_had_from_its_package() -> None:
+    from specinfer import runtime
+
+    assert runtime.Runtime is Runtime
+    with pytest.raises(AttributeError, match="has no attribute 'Runtim'"):
+        runtime.__getattr__("Runtim")
