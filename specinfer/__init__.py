@@ -20,9 +20,11 @@ if TYPE_CHECKING:
         Plugin,
         PrefixSSM,
         ServingConfig,
+        SpeculationConfig,
         load_config,
     )
     from specinfer.scheduler.llm import LLM, GenerationResult
+    from specinfer.scheduler.speculation import Speculation
     from specinfer.scheduler.token_tree import TokenTree, merge
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "SSM",
     "ServingConfig",
     "SpecInferError",
+    "Speculation",
+    "SpeculationConfig",
     "TokenTree",
     "__version__",
     "load_config",
@@ -57,6 +61,8 @@ _HOME = {
     "SSM": "scheduler.config",
     "ServingConfig": "scheduler.config",
     "SpecInferError": "runtime.errors",
+    "Speculation": "scheduler.speculation",
+    "SpeculationConfig": "scheduler.config",
     "TokenTree": "scheduler.token_tree",
     "load_config": "scheduler.config",
     "load_definition": "models.definition",

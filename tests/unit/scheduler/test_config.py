@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from specinfer import SSM, GenerationConfig, NGram, ServingConfig, load_config
+from specinfer import SSM, GenerationConfig, NGram, ServingConfig, Speculation, load_config
 from specinfer.runtime.errors import ConfigError
 
 
@@ -30,6 +30,15 @@ def test_reads_a_serving_configuration(tmp_path: Path) -> None:
         ("generation: {logit_bias: [1]}", r"generation: logit_bias is \[1\], expected numbers by"),
         ("generation: {logit_bias: {a: 1}}", r"logit_bias of token 'a', expected a token id"),
         ("generation: {logit_bias: {1: a}}", r"logit_bias of token 1 is 'a', expected a finite"),
+        (
+            "speculation: {max_nodes: -1}",
+            r"config\.speculation: max_nodes is -1, expected at least",
+        ),
+        (
+            "speculation: {max_depth: -2}",
+            r"config\.speculation: max_depth is -2, expected at least",
+        ),
+        ("speculation: {adaptive: 3}", r"config\.speculation\.adaptive: expected bool, got 3"),
         ("a: [", r"serving\.yaml, line 1: not YAML"),
     ],
 )
@@ -56,3 +65,12 @@ def test_reads_how_texts_are_sampled(tmp_path: Path) -> None:
         seed=1,
         n=2,
     )
+
+
+def test_reads_how_much_may_be_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "serving.yaml"
+    path.write_text("speculation: {adaptive: false, max_nodes: 4, max_depth: 2}")
+    speculation = load_config(path).speculation
+    assert not speculation.adaptive
+    assert speculation.allowed == Speculation(max_nodes=4, max_depth=2)
+    assert ServingConfig().speculation.adaptive

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 from unit.models.checkpoint_files import weights, write_folder
 
-from specinfer import LLM, BatchConfig, GenerationConfig, NGram, PrefixSSM, ServingConfig
+from specinfer import (
+    LLM,
+    BatchConfig,
+    GenerationConfig,
+    NGram,
+    PrefixSSM,
+    ServingConfig,
+    Speculation,
+    SpeculationConfig,
+)
 from specinfer.runtime.errors import ConfigError
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
@@ -52,6 +61,20 @@ def test_a_configuration_gives_the_same_text(llm: LLM, folder: Path) -> None:
         model=str(folder), drafts=(PrefixSSM(1, (2, 1)),), batch=BATCH, generation=GENERATION
     )
     assert LLM.from_config(config).generate(PROMPT) == llm.generate(PROMPT)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_a_call_says_how_much_is_guessed(folder: Path, adaptive: bool) -> None:
+    llm = LLM(folder)
+    allowed = SpeculationConfig(adaptive=adaptive, max_nodes=2)
+    llm.compile(GENERATION, ssms=[PrefixSSM(1, (2, 2))], batch=BATCH, speculation=allowed)
+    sizes = []
+    for speculation in (None, Speculation(enabled=False), Speculation(max_depth=1)):
+        (request,) = llm.submit([PROMPT], speculation=speculation)
+        trees = [event.tree for event in llm.run() if event.tree is not None]
+        sizes.append(max(len(tree) - 1 for tree in trees))
+        assert len(request.output) == 12
+    assert sizes == [2, 0, 2]
 
 
 def test_an_interrupted_text_is_not_finished_by_the_next_call(
