@@ -32,7 +32,11 @@ def add_parser(subparsers: Subparsers) -> None:
         help="a name of `--list`, or OWNER/NAME on the Hugging Face hub (default: the smallest)",
     )
     parser.add_argument("--home", type=Path, help="the cache (default: SPECINFER_HOME)")
-    parser.add_argument("--list", action="store_true", help="show what has a short name")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="show what has a short name; with --json also its source",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -77,22 +81,22 @@ def _list(catalogue: Catalogue, home: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table(
+    columns = (
         Column("name", no_wrap=True),
-        Column("title", overflow="fold"),
+        "title",
         "licence",
-        "size",
-        Column("source", overflow="fold"),
+        Column("size", justify="right", no_wrap=True),
         "cached",
     )
+    table = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         table.add_row(
             row["name"],
             row["title"],
             row["licence"],
             f"{row['bytes'] / 1e6:.0f} MB",
-            row["source"],
             "yes" if row["cached"] else "no",
         )
-    table.caption = f"{catalogue.default} is fetched where no name is given"
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"\n{catalogue.default}: where no name is given; --json: with their sources")

@@ -66,8 +66,9 @@ def test_list_says_what_is_cached(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert cached["qwen2.5-coder-1.5b"] is False
     assert _run("--list", "--home", str(tmp_path)) == 0
     table = capsys.readouterr().out
-    assert "smollm2-135m" in table
-    assert "Apache-2.0" in table
+    assert "smollm2-135m " in table
+    assert "Qwen2.5-Coder-1.5B-Instruct  Apache-2.0  1117 MB  no" in table
+    assert max(map(len, table.splitlines())) <= 80
 
 
 def test_unknown_names_are_an_error(tmp_path: Path) -> None:
