@@ -378,7 +378,7 @@ def one_node_too_many_accepted(patch: pytest.MonkeyPatch) -> None:
 
 
 def end_of_text_inside_a_run_ignored(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Request, tokens: Sequence[int]) -> list[int]:
+    def take(self: Request, tokens: Sequence[int], logprobs: object = ()) -> list[int]:
         kept = list(tokens)[: self.num_remaining]
         self.output += kept
         if kept[-1] in self.eos_ids:
