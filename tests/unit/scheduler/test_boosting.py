@@ -23,7 +23,7 @@ from specinfer.scheduler.boost.network import load_network, masked
 from specinfer.scheduler.boost.tuning import Tuning
 from specinfer.scheduler.boost.watch import Budget
 from specinfer.scheduler.cli import main
-from specinfer.scheduler.config import SSM, GenerationConfig
+from specinfer.scheduler.config import SSM, GenerationConfig, SpeculationConfig
 from specinfer.scheduler.llm import LLM
 
 LEARNING = {
@@ -102,7 +102,8 @@ def test_ssms_raise_tokens_per_step_and_two_at_least_as_much_as_one(
     for number in (0, 1, 2):
         llm = LLM(files[0])
         ssms = [SSM(str(boosted / f"ssm-{n + 1}"), (1,) * 8) for n in range(number)]
-        llm.compile(GenerationConfig(max_new_tokens=16), ssms=ssms)
+        whole = SpeculationConfig(adaptive=False)
+        llm.compile(GenerationConfig(max_new_tokens=16), ssms=ssms, speculation=whole)
         results = llm.generate(prompts)
         assert isinstance(results, list)
         assert [result.output_tokens for result in results] == outputs
