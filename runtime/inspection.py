@@ -13,6 +13,8 @@ from typing import Any
 import networkx as nx
 
 from specinfer.runtime.call import Call
+from specinfer.runtime.dependence import Requirement
+from specinfer.runtime.executor import Operation
 from specinfer.runtime.region import Subregion
 
 
@@ -66,9 +68,40 @@ def launch_kind(launch: Call) -> Hashable:
 
 
 def describe_launch(graph: nx.DiGraph, id: int) -> str:
-    """One line: number, task with privileges and regions, and the launches it waits for."""
-    waits_for = ", ".join(map(str, sorted(graph.predecessors(id))))
-    return f"{id:>4} {graph.nodes[id]['launch']}" + (f" after {waits_for}" if waits_for else "")
+    """One line: number, task with privileges and regions, and the launches it waits for.
+
+    Those that it waits for only because their temporary values had the bytes of its own are counted.
+    """
+    for_memory = waits_for_memory(graph, id)
+    waits = ", ".join(str(n) for n in sorted(graph.predecessors(id)) if n not in for_memory)
+    count = f"{len(for_memory)} for memory" if for_memory else ""
+    if waits and count:
+        count = f" (+ {count})"
+    after = f" after {waits}{count}" if waits or count else ""
+    return f"{id:>4} {graph.nodes[id]['launch']}{after}"
+
+
+def waits_for_memory(graph: nx.DiGraph, id: int) -> set[int]:
+    """Launches that one waits for without need of their data: they share bytes of an arena only."""
+    own = _of_data(graph.nodes[id]["launch"])
+    return {
+        earlier
+        for earlier in graph.predecessors(id)
+        if not any(
+            one.conflicts_with(other)
+            for one in _of_data(graph.nodes[earlier]["launch"])
+            for other in own
+        )
+    }
+
+
+def _of_data(operation: Operation) -> list[Requirement]:
+    return [need for need in operation.requirements if not _is_of_arena(need.key)]
+
+
+def _is_of_arena(key: Hashable) -> bool:
+    """Whether it is :attr:`specinfer.runtime.region.Storage.key`."""
+    return isinstance(key, tuple) and key[0] == "arena"
 
 
 def launch_record(graph: nx.DiGraph, id: int) -> dict[str, Any]:
@@ -83,6 +116,7 @@ def launch_record(graph: nx.DiGraph, id: int) -> dict[str, Any]:
             for name, value in launch.arguments.items()
         },
         "waits_for": sorted(graph.predecessors(id)),
+        "waits_for_memory": sorted(waits_for_memory(graph, id)),
     }
 
 

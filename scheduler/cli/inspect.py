@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,9 @@ examples:
 """
 BYTES = {"float32": 4, "bfloat16": 2}
 PRIVILEGE = r"(?<==)(R|RW|WD|Reduce\(.*?\))(?= )"
-WAITS = r"after [0-9, ]+$"
+WAITS = r"\bafter [0-9, ]+(\(\+ [0-9]+ for memory\)|for memory)?$"
+INDENT = " " * 7
+"""Of the lines that a launch or an operator goes on in, where one is not enough."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -188,10 +192,30 @@ def _print_lines(
         if repeated and folded and number == folded.start:
             console.print(Text(f"     … {_alike(repeated, plan)}", "dim"))
         if number not in folded:
-            text = Text(line)
-            text.highlight_regex(PRIVILEGE, "magenta")
-            text.highlight_regex(WAITS, "cyan")
-            console.print(text)
+            for piece in wrapped(line, console.width):
+                text = Text(piece)
+                text.highlight_regex(PRIVILEGE, "magenta")
+                text.highlight_regex(WAITS, "cyan")
+                console.print(text)
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """A line in pieces that fit; what belongs together stays so, if it fits at all.
+
+    >>> wrapped("  7 add(x=R x, y=R y, out=WD z) after 2, 3 (+ 9 for memory)", 24)
+    ['  7 add(x=R x, y=R y,', '       out=WD z)', '       after 2, 3 (+ 9 for memory)']
+    """
+    glue = "\N{NO-BREAK SPACE}"
+    line = re.sub(f"{PRIVILEGE} ", rf"\1{glue}", line)
+    line = re.sub(WAITS, lambda found: found[0].replace(" ", glue), line)
+    pieces = textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [piece.replace(glue, " ") for piece in pieces]
 
 
 def _alike(repeated: Repeated, plan: Plan) -> str:

@@ -34,10 +34,12 @@ def test_prints_parameters_operators_and_launches(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = inspect(capsys, folder)
+    assert max(map(len, out.splitlines())) <= 80
+    out = re.sub(r"\n {7}(?=\S)", " ", out)
     assert "parameters of llama" in out
     assert "  kv_heads    2\n" in out
     assert "\n  k: (rows, 32) = linear(h, weight=model.layers.0.self_attn.k_proj.weight" in out
-    assert re.search(r"^ +10 write_kv\(.*kv=RW llama\.kv\[0:1,.*\) after 0, .*7, 9$", out, re.M)
+    assert re.search(r"^ +10 write_kv\(.*kv=RW llama\.kv\[0:1,.*\) after 0, 7, 9 \(\+ 1 for memory\)$", out, re.M)
     assert out.count("… layer 1 alike") == 2
     assert "model.layers.1." not in out
 
@@ -87,6 +89,7 @@ def test_json_holds_every_launch(folder: Path, capsys: pytest.CaptureFixture[str
     for number, launch in enumerate(said["launches"]):
         assert launch["id"] == number
         assert all(earlier < number for earlier in launch["waits_for"])
+        assert set(launch["waits_for_memory"]) <= set(launch["waits_for"])
 
 
 @pytest.mark.parametrize(
