@@ -70,7 +70,7 @@ def launch_kind(launch: Call) -> Hashable:
 def describe_launch(graph: nx.DiGraph, id: int) -> str:
     """One line: number, task with privileges and regions, and the launches it waits for.
 
-    Those that it waits for only because their temporary values had the bytes of its own are counted.
+    Those that it waits for only because their temporary values had its bytes are counted.
     """
     for_memory = waits_for_memory(graph, id)
     waits = ", ".join(str(n) for n in sorted(graph.predecessors(id)) if n not in for_memory)
