@@ -31,6 +31,7 @@ from specinfer.runtime.machine.start import machine_here
 from specinfer.runtime.mapper.yaml import YamlMapper
 from specinfer.runtime.memory import Memory, OutOfMemoryError, budgets_from
 from specinfer.runtime.mesh import Mesh
+from specinfer.runtime.oplog import LoggingExecutor, OperationLog
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
@@ -49,6 +50,7 @@ def new_runtime(
     dtype: torch.dtype,
     profiler: Profiler | None = None,
     *,
+    log: OperationLog | None = None,
     parallel: ParallelConfig | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
     memory: Mapping[str, Any] | None = None,
@@ -59,6 +61,7 @@ def new_runtime(
         executor: ``serial`` or ``threads``.
         dtype: of weights, activations and K/V.
         profiler: is told what runs, if there is one.
+        log: is told what is meant and what is done, if there is one.
         parallel: how the work is spread over the ranks.
         rules: which launches are divided over them, as in a mapper's YAML.
         memory: budgets by name, in bytes or as text; by default what the machine has.
@@ -85,6 +88,7 @@ def new_runtime(
     else:
         chosen = InOrderExecutor() if machine.num_ranks > 1 else SerialExecutor()
     chosen = ProfilingExecutor(chosen, profiler) if profiler else chosen
+    chosen = LoggingExecutor(chosen, log) if log else chosen
     budgets = dict.fromkeys(mapper.memories) | {"cpu": machine_bytes()}
     given = budgets_from(memory or {})
     if unknown := sorted(given.keys() - budgets):
@@ -93,7 +97,7 @@ def new_runtime(
         )
     budgets |= given
     memories = [Memory(name, budget) for name, budget in budgets.items()]
-    return Runtime(chosen, machine=machine, mapper=mapper, memories=memories)
+    return Runtime(chosen, machine=machine, mapper=mapper, memories=memories, observer=log)
 
 
 def machine_bytes() -> int:

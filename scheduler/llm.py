@@ -21,6 +21,7 @@ from specinfer.models.parallel import tensor_rules
 from specinfer.models.progress import Progress, silent
 from specinfer.models.tokenizer import TextStream
 from specinfer.runtime.errors import ConfigError
+from specinfer.runtime.oplog import OperationLog
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.trace import Trace
 from specinfer.scheduler.assembly import Assembly, new_runtime
@@ -195,6 +196,7 @@ class LLM:
         parallel: ParallelConfig | None = None,
         memory: Mapping[str, Any] | None = None,
         profiler: Profiler | None = None,
+        log: OperationLog | None = None,
     ) -> None:
         """Read the weights and make an engine of this LLM and its speculators.
 
@@ -207,6 +209,7 @@ class LLM:
             parallel: how the work is spread over the ranks of ``mpirun``.
             memory: budgets by name, such as ``{"cpu": "8 GiB"}``.
             profiler: is told of tasks and requests, if there is one.
+            log: of what is done, for :mod:`specinfer.runtime.validator`.
 
         Raises:
             SpecInferError: weights that do not fit, or an SSM that cannot speculate for this LLM.
@@ -221,7 +224,13 @@ class LLM:
         models = [self.plan(), *(plan for maker in makers for plan, _ in maker.models)]
         rules = [rule for plan in models for rule in tensor_rules(plan.graph, plan.prefix)]
         runtime = new_runtime(
-            executor, self._dtype, profiler, parallel=parallel, rules=rules, memory=memory
+            executor,
+            self._dtype,
+            profiler,
+            log=log,
+            parallel=parallel,
+            rules=rules,
+            memory=memory,
         )
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
         self._lanes = RequestLanes(profiler) if profiler else None

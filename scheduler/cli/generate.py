@@ -17,6 +17,7 @@ from rich.style import Style
 from specinfer.models.fetch import home_from_environment
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.machine.start import machine_here
+from specinfer.runtime.oplog import OperationLog
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.profile.record import TRACE_HITS, TRACE_MISSES
 from specinfer.runtime.profile.timeline import write_profile
@@ -24,7 +25,7 @@ from specinfer.scheduler.cli import draft_options, options
 from specinfer.scheduler.cli.bring import bring
 from specinfer.scheduler.cli.progress import progress_bar
 from specinfer.scheduler.cli.prompts import read_prompts
-from specinfer.scheduler.cli.ranks import gather_profile, on_first
+from specinfer.scheduler.cli.ranks import gather_profile, log_path, on_first
 
 if TYPE_CHECKING:  # these import torch: only when the command runs
     from specinfer.scheduler.cli.fetch import Subparsers
@@ -101,6 +102,12 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="write what ran when, for `specinfer profile` and ui.perfetto.dev",
     )
+    group.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="write each operation, for `specinfer validate`; of several ranks FILE.0, FILE.1, ...",
+    )
     group.add_argument("--json", action="store_true", help="print one JSON object")
     group.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=run)
@@ -121,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
     config = options.serving_config(args)
     if args.show_tree < 0:
         raise ConfigError(f"--show-tree is {args.show_tree}, expected at least 0")
-    for option, path in (("--profile", args.profile), ("--tree-dot", args.tree_dot)):
+    paths = {"--profile": args.profile, "--tree-dot": args.tree_dot, "--log": args.log}
+    for option, path in paths.items():
         if path and not path.absolute().parent.is_dir():
             raise ConfigError(f"{option} {path}: there is no such folder")
     machine = machine_here()
@@ -130,7 +138,8 @@ def run(args: argparse.Namespace) -> int:
     profiler = Profiler(rank) if args.profile else None
     is_quiet = args.quiet or not sys.stderr.isatty() or rank > 0
     on_first(machine, lambda: _bring(config, quiet=is_quiet))
-    llm = _load(config, prompts, profiler, is_raw=args.raw, is_quiet=is_quiet)
+    log = OperationLog(machine.ranks, log_path(args.log, machine)) if args.log else None
+    llm = _load(config, prompts, profiler, log, is_raw=args.raw, is_quiet=is_quiet)
     console = _console(args.color, stderr=True)
     console.quiet = rank > 0
     requests = llm.submit(_inputs(llm, prompts, is_raw=args.raw))
@@ -155,6 +164,8 @@ def run(args: argparse.Namespace) -> int:
         profile = gather_profile(machine, profiler)
         if profile is not None:
             write_profile(profile, args.profile)
+    if log:
+        log.close()
     return 0
 
 
@@ -171,6 +182,7 @@ def _load(
     config: ServingConfig,
     prompts: Sequence[str],
     profiler: Profiler | None,
+    log: OperationLog | None,
     *,
     is_raw: bool,
     is_quiet: bool,
@@ -197,6 +209,7 @@ def _load(
             parallel=config.parallel,
             memory=config.memory,
             profiler=profiler,
+            log=log,
         )
     return llm
 

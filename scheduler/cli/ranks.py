@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from specinfer.runtime.errors import SpecInferError
@@ -58,6 +59,13 @@ def on_first(machine: Machine, make: Callable[[], Value]) -> Value:
         raise failed
     made: Value = value
     return made
+
+
+def log_path(path: Path, machine: Machine) -> Path:
+    """Where this process writes its log: of several, each has a file of its own."""
+    if machine.num_ranks == 1:
+        return path
+    return path.with_name(f"{path.name}.{machine.ranks[0]}")
 
 
 def gather_profile(machine: Machine, profiler: Profiler) -> Profile | None:

@@ -13,6 +13,16 @@ from specinfer.runtime.validator import validate_files
 if TYPE_CHECKING:  # generic in the type stubs only
     from specinfer.scheduler.cli.fetch import Subparsers
 
+_EPILOG = """\
+examples:
+  specinfer generate --log log.jsonl "Why is the sky blue?"
+  specinfer validate log.jsonl
+  mpirun -n 2 specinfer generate --set parallel.tensor=2 --log log.jsonl "Hi"
+  specinfer validate log.jsonl.0 log.jsonl.1
+
+Logs take some 100 KB a token. Other programs write them with
+specinfer.runtime.oplog.
+"""
 FOUND = 1
 """The exit code where there are errors."""
 
@@ -25,8 +35,12 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Check the logs of a program, one of each of its processes: that what waited"
         " for what covers every conflict, that every read saw the right version, that ranks met in"
         " the same transfers, and that everything ended. The exit code is 1 if something is wrong.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="a log")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="a log of `generate --log`"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 

@@ -151,6 +151,17 @@ def test_trees_are_written_for_graphviz(
         assert text.count(" -> ") == stats["nodes"]
 
 
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_a_log_is_written_for_the_validator(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], executor: str
+) -> None:
+    log = tmp_path / "log.jsonl"
+    options = ("--executor", executor, "--log", log, "--max-new-tokens", 4)
+    assert specinfer(capsys, "generate", "--model", folder, *options, "a a a")[0] == 0
+    assert '"launch"' in log.read_text()
+    assert specinfer(capsys, "validate", log) == (0, "0 errors, 0 warnings, 0 notes\n", "")
+
+
 def as_json_and_trees(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
     code, out, _ = specinfer(capsys, "generate", "--json", *argv)
     assert code == 0

@@ -32,6 +32,7 @@ from specinfer.runtime.executor.in_order import InOrderExecutor
 from specinfer.runtime.executor.shuffled import ShuffledExecutor
 from specinfer.runtime.machine.sim import SimulatedRanks
 from specinfer.runtime.mapper.yaml import YamlMapper
+from specinfer.runtime.validator import validate_files
 from specinfer.scheduler.decoder import Work
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.request import Request
@@ -167,3 +168,11 @@ def test_a_mesh_may_have_further_axes(folder: Path, tmp_path: Path) -> None:
         f"specinfer: error: parallel.tensor is 4, but the mesh of {mapper} is data=2 x tensor=2; "
         "expected parallel.tensor=2 and `mpirun -n 4`, or tensor: 4 in the mesh\n"
     )
+
+
+def test_each_rank_writes_its_log(folder: Path, tmp_path: Path) -> None:
+    options = ("--set", "parallel.tensor=2", "--log", str(tmp_path / "log.jsonl"), "Mars is red")
+    assert generate(folder, 2, *options).returncode == 0
+    paths = sorted(tmp_path.iterdir())
+    assert [path.name for path in paths] == ["log.jsonl.0", "log.jsonl.1"]
+    assert validate_files(paths) == []
