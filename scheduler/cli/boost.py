@@ -40,7 +40,6 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Train SSMs for an LLM on its own continuations: the first on all prompts, each"
         " next one on those that no earlier one reproduces. Their folders then serve as --draft.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="what to do, in YAML")
     parser.add_argument(

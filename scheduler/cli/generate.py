@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # these import torch: only when the command runs
 _EPILOG = """\
 examples:
   specinfer generate "Why is the sky blue?"
-  specinfer generate --draft prefix:4 --draft ngram --stats "Count from 1 to 20."
+  specinfer generate --draft prefix:4 --draft ngram --stats "Count to 20."
   specinfer generate --temperature 0.8 --top-p 0.95 -n 3 "A haiku about rain."
   specinfer generate --raw --show-tree 3 "def fibonacci(n):"
   specinfer generate --file prompts.jsonl --json > answers.json
@@ -60,7 +60,6 @@ def add_parser(subparsers: Subparsers) -> None:
         help="write the text behind a prompt, or behind many at once",
         description="Write the text behind a prompt. Several prompts are served as one batch.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     group = parser.add_argument_group("prompts")
     group.add_argument("prompts", nargs="*", metavar="PROMPT", help="`-`: read standard input")

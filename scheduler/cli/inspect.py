@@ -47,7 +47,6 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Show a model's parameters, its operator graph, and the task graph of a decode"
         " step: each launch with its privileges and the launches it waits for. Reads no weights.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_model_options(parser, positional=True)
     draft_options.add_draft_options(parser)

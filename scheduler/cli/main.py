@@ -9,12 +9,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from specinfer import __version__
-from specinfer.runtime.errors import ConfigError, SpecInferError
+from specinfer.runtime.errors import SpecInferError
 from specinfer.runtime.machine.start import rank_here
 from specinfer.scheduler.cli import boost, fetch, generate, inspect, profile, validate
+from specinfer.scheduler.cli.parser import Parser
 from specinfer.scheduler.cli.ranks import speaking_once
 
 BAD_INPUT, INTERRUPTED, PIPE_CLOSED = 2, 130, 141
@@ -61,20 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports what it cannot parse as every other bad input is reported."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see `{self.prog} --help`)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="specinfer",
         description="Speculative inference of large language models: small models guess, the large"
         " one checks whole token trees in one pass. The text is the one it would have written.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"specinfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -38,7 +38,6 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Sum up a profile: how busy each row was, the critical path, the tasks that"
         " took the most time, communication, and time in which only the host was at work.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the profile")
     parser.add_argument(

@@ -36,7 +36,6 @@ def add_parser(subparsers: Subparsers) -> None:
         " for what covers every conflict, that every read saw the right version, that ranks met in"
         " the same transfers, and that everything ended. The exit code is 1 if something is wrong.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "files", type=Path, nargs="+", metavar="FILE", help="a log of `generate --log`"

@@ -252,7 +252,7 @@ def test_refuses_prompts_that_are_not_there(tmp_path: Path) -> None:
         (["--show-tree", "-1"], "--show-tree is -1, expected at least 0"),
         (["--tree-dot", "none/trees.dot"], "--tree-dot none/trees.dot: there is no such folder"),
         (["--no-speculation", "--draft", "ngram"], "not allowed with argument"),
-        (["--unheard-of"], "unrecognized arguments: --unheard-of"),
+        (["--unheard-of"], "unknown option --unheard-of (see `specinfer generate --help`)"),
     ],
 )
 def test_bad_input_is_one_line_before_weights_are_read(
