@@ -39,7 +39,9 @@ def test_prints_parameters_operators_and_launches(
     assert "parameters of llama" in out
     assert "  kv_heads    2\n" in out
     assert "\n  k: (rows, 32) = linear(h, weight=model.layers.0.self_attn.k_proj.weight" in out
-    assert re.search(r"^ +10 write_kv\(.*kv=RW llama\.kv\[0:1,.*\) after 0, 7, 9 \(\+ 1 for memory\)$", out, re.M)
+    assert re.search(
+        r"^ +10 write_kv\(.*kv=RW llama\.kv\[0:1,.*\) after 0, 7, 9 \(\+ 1 for memory\)$", out, re.M
+    )
     assert out.count("… layer 1 alike") == 2
     assert "model.layers.1." not in out
 
