@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.runtime.privilege import R
 from specinfer.runtime.task import task
+from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.sampling.process import distribution
 from specinfer.scheduler.speculators import Context
 from specinfer.scheduler.speculators.drawing import Drawn, draw
@@ -85,18 +86,33 @@ def propose(
     for ask in asks:
         children = []
         for node in ask.nodes:
-            wide = logits[row] if vocabulary is None else vocabulary.widened(logits[row])
-            children.append(_children(wide, ask, node))
+            if vocabulary is None:
+                children.append(_children(logits[row], ask, node))
+            else:
+                children.append(_known_children(logits[row], ask, node, vocabulary))
             row += 1
         found.append(children)
     return found
 
 
+def _known_children(logits: Tensor, ask: Ask, node: int, vocabulary: ReducedVocabulary) -> Drawn:
+    """None, where biases and bad words leave nothing of what the model knows."""
+    try:
+        return _children(vocabulary.widened(logits), ask, node)
+    except RequestError:
+        if not logits.isfinite().all():
+            raise
+        return Drawn([], [], None)
+
+
 def _children(logits: Tensor, ask: Ask, node: int) -> Drawn:
     context, drawing = ask.context, ask.context.drawing
+    params = drawing.params
+    if params.is_greedy:  # one token is right, but which are the likeliest is still to be told
+        params = replace(params, temperature=1.0)
     text = [*context.tokens, *ask.tree.path(node)[1:]]
     prompt, output = text[: context.num_prompt], text[context.num_prompt :]
-    row = distribution(logits, drawing.params, prompt, output).numpy()
+    row = distribution(logits, params, prompt, output).numpy()
     # A position is the root of one tree only, so that no draw is made twice.
     chance = SeededChance(drawing.seed, drawing.drafter, len(context.tokens), node)
     return draw(drawing.how, row, ask.count, chance, len(text))

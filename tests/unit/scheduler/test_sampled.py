@@ -169,3 +169,26 @@ def test_log_probabilities_are_those_of_the_row_behind_each_token(
     for at, told in enumerate(asked.logprobs, start=len(asked.prompt) - 1):
         assert told.logprob == pytest.approx(float(rows[at, told.token]), abs=1e-4)
         assert [token for token, _ in told.top] == rows[at].topk(2).indices.tolist()
+
+
+# What a drafter cannot say
+
+
+def test_a_drafter_whose_tokens_are_all_banned_proposes_nothing() -> None:
+    known = Draft(reduced(GOOD, range(3, 6)), (2, 1), known=((3, 4, 5), 12))
+    banned = SamplingParams(temperature=1.0, seed=1, bad_words=((3,), (4,), (5,)))
+    asked = request(1)
+    asked.sampling = banned
+    bench = make_bench(LLM, [known])
+    (text,) = bench.write([asked])
+    assert not {3, 4, 5} & set(text)
+    assert bench.engine.stats.num_nodes == 0
+
+
+def test_penalties_at_temperature_zero_leave_trees_as_wide_as_they_are() -> None:
+    asked = request(1, temperature=0.0)
+    asked.sampling = SamplingParams(repetition_penalty=1.3)
+    bench = make_bench(LLM, [Draft(GOOD, (3,))])
+    bench.write([asked])
+    stats = bench.engine.stats
+    assert stats.num_nodes >= 3 * (stats.num_steps - 1)
