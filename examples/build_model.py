@@ -2,9 +2,13 @@
 
 The YAML definition of the zoo reads its sizes from a checkpoint's configuration and gives the same
 program: a definition is a graph that is written down.
+
+python examples/build_model.py
 """
 
 from __future__ import annotations
+
+from textwrap import fill
 
 from specinfer import Graph
 from specinfer.models.compiler import compile_graph
@@ -55,8 +59,27 @@ config = {
 }
 defined = compile_graph(definition_for(config).build(config))
 
-print(f"{logits} out of {len(graph.nodes)} operators; the first layer's tasks:")
-print("\n".join(f"  {step}" for step in built.steps[2:18]))
+print(f"{logits} out of {len(graph.nodes)} operators; the first layer begins with the tasks")
+for step in built.steps[2:10]:
+    print(fill(f"  {step}", 90, subsequent_indent="      "))
 print(f"{len(built.steps)} tasks make {len(built.values)} values")
 same = [step.task for step in built.steps] == [step.task for step in defined.steps]
 print("the same tasks and weights as the definition's:", same and built.weights == defined.weights)
+
+# Prints:
+# linear_34: (logit_rows, 320) out of 35 operators; the first layer begins with the tasks
+#   rms_norm(x=value.embedding_0, weight=model.layers.0.input_layernorm.weight,
+#       out=value.rms_norm_2, eps=1e-05)
+#   linear(x=value.rms_norm_2, weight=model.layers.0.self_attn.q_proj.weight,
+#       out=value.linear_3)
+#   linear(x=value.rms_norm_2, weight=model.layers.0.self_attn.k_proj.weight,
+#       out=value.linear_4)
+#   linear(x=value.rms_norm_2, weight=model.layers.0.self_attn.v_proj.weight,
+#       out=value.linear_5)
+#   rotary(x=value.linear_3, angles=value.rotary_angles_1, out=value.rotary_6, head_size=8)
+#   rotary(x=value.linear_4, angles=value.rotary_angles_1, out=value.rotary_7, head_size=8)
+#   write_kv(k=value.rotary_7, v=value.linear_5, slots=slots, kv=kv.0)
+#   tree_attention(q=value.rotary_6, kv=kv.0, keys=plan.keys, bias=plan.bias,
+#       extents=plan.extents, out=value.attention_8, scale=0.3535533905932738)
+# 37 tasks make 35 values
+# the same tasks and weights as the definition's: True

@@ -1,6 +1,11 @@
-"""Failures: a task that raises stops what depends on it, and nothing else."""
+"""Failures: a task that raises stops what depends on it, and nothing else.
+
+python examples/failure.py
+"""
 
 from __future__ import annotations
+
+from textwrap import fill
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +35,17 @@ def double(x: Numbers, out: Numbers) -> None:
     out[:] = 2 * x
 
 
+def say(text: str) -> None:
+    """Print a text that may be long."""
+    print(fill(text, 90, subsequent_indent="      "))
+
+
 def show(part: Subregion) -> None:
     """Values, or why there are none."""
     try:
         print(f"  {part}:", *runtime.read(part))
     except PoisonedError as error:
-        print(f"  {part}: {type(error).__name__}: {error}")
+        say(f"  {part}: {type(error).__name__}: {error}")
 
 
 with Runtime(ThreadedExecutor(workers=2)) as runtime:
@@ -49,7 +59,7 @@ with Runtime(ThreadedExecutor(workers=2)) as runtime:
     try:
         runtime.fence()
     except PoisonedError as error:
-        print(f"  fence: {error}")
+        say(f"  fence: {error}")
         print(f"  caused by {error.__cause__!r}")
 
     print("Point 1 of `double` was skipped; the other points ran.")
@@ -73,16 +83,17 @@ except OSError as error:
 
 # Prints:
 # Launching did not raise; the program learns of it where it waits.
-#   fence: load(out=WD x.parts[ID], point=1, broken=1) at point 1 raised OSError: no such file
+#   fence: load(out=WD x.parts[ID], point=1, broken=1) at point 1 raised OSError: no such
+#       file
 #   caused by OSError('no such file')
 # Point 1 of `double` was skipped; the other points ran.
 #   y[0:2]: 2 2
-#   y[2:4]: PoisonedError: y[2:4] was never made: load(out=WD x.parts[ID], point=1, broken=1) at
-#       point 1 raised OSError: no such file
+#   y[2:4]: PoisonedError: y[2:4] was never made: load(out=WD x.parts[ID], point=1,
+#       broken=1) at point 1 raised OSError: no such file
 #   y[4:6]: 6 6
 # What is written anew (WD) is whole again; what was made of it is not yet.
 #   x: 1 1 2 2 3 3
-#   y[2:4]: PoisonedError: y[2:4] was never made: load(out=WD x.parts[ID], point=1, broken=1) at
-#       point 1 raised OSError: no such file
+#   y[2:4]: PoisonedError: y[2:4] was never made: load(out=WD x.parts[ID], point=1,
+#       broken=1) at point 1 raised OSError: no such file
 #   y: 2 2 4 4 6 6
 # serial: no such file ['raised by load(out=WD z, point=0, broken=0)']

@@ -1,4 +1,7 @@
-"""Futures: what a task returns, given to other tasks without waiting for it."""
+"""Futures: what a task returns, given to other tasks without waiting for it.
+
+python examples/futures.py
+"""
 
 from __future__ import annotations
 

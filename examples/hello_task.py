@@ -1,4 +1,7 @@
-"""A task, launched twice: a function that says what it does to the data that it is given."""
+"""A task, launched twice: a function that says what it does to the data that it is given.
+
+python examples/hello_task.py
+"""
 
 from __future__ import annotations
 

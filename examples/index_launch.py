@@ -1,6 +1,11 @@
-"""Index launches: one launch of a task for many points, each with its own part of the data."""
+"""Index launches: one launch of a task for many points, each with its own part of the data.
+
+python examples/index_launch.py
+"""
 
 from __future__ import annotations
+
+from textwrap import fill
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +50,12 @@ for domain, out in ((4, ys), (2, y)):
     try:
         runtime.index_launch(add, domain, left=xs, right=xs[shift(1)], out=out)
     except LaunchError as error:
-        print("refused:", error)
+        print(fill(f"refused: {error}", 90, subsequent_indent="  "))
 
 # Prints:
 # x: [0 0 1 1 2 2 3 3]
 # y: [1 1 3 3 5 5 0 0]
-# refused: x.parts[shift(1)]: point 3 is sent to colour 4, which leaves the partition's 4 colours
-#     0..3
-# refused: task add: points 0 (WD [0:8]) and 1 (WD [0:8]) of one launch overlap in argument out, y
+# refused: x.parts[shift(1)]: point 3 is sent to colour 4, which leaves the partition's 4
+#   colours 0..3
+# refused: task add: points 0 (WD [0:8]) and 1 (WD [0:8]) of one launch overlap in argument
+#   out, y

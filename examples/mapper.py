@@ -1,4 +1,7 @@
-"""A mapper of your own: it decides where tasks run, and cannot change what they compute."""
+"""A mapper of your own: it decides where tasks run, and cannot change what they compute.
+
+python examples/mapper.py
+"""
 
 from __future__ import annotations
 

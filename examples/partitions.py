@@ -1,4 +1,7 @@
-"""Partitions: a region in parts, each with a colour. Parts are subregions; they hold no data."""
+"""Partitions: a region in parts, each with a colour. Parts are subregions; they hold no data.
+
+python examples/partitions.py
+"""
 
 from __future__ import annotations
 

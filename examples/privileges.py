@@ -1,4 +1,7 @@
-"""Privileges decide what may run at once: four launches, with other privileges each time."""
+"""Privileges decide what may run at once: four launches, with other privileges each time.
+
+python examples/privileges.py
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Reductions: many points add to one total. Nothing moves between ranks until it is read."""
+"""Reductions: many points add to one total. Nothing moves between ranks until it is read.
+
+python examples/reductions.py
+"""
 
 from __future__ import annotations
 

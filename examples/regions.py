@@ -1,4 +1,7 @@
-"""Regions, fields and parts of them: tasks that touch different data do not wait for each other."""
+"""Regions, fields and parts of them: tasks that touch different data do not wait for each other.
+
+python examples/regions.py
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The SSM is the LLM with some noise on its weights, so that it is often right. Nothing is downloaded;
 for real models see ``specinfer.LLM``.
+
+python examples/speculative_decoding.py
 """
 
 from __future__ import annotations
@@ -84,3 +86,10 @@ for name, drafts in (("incremental", []), ("chain of 4", [chains]), ("tree of 14
 print("the text:", *texts[0][:20], "...")
 print("all texts are the same:", texts[0] == texts[1] == texts[2])
 assert texts[0] == texts[1] == texts[2]
+
+# Prints:
+# incremental  1.00 tokens a step, 60 passes
+# chain of 4   2.68 tokens a step, 23 passes
+# tree of 14   3.28 tokens a step, 19 passes
+# the text: 56 74 5 78 82 74 74 74 90 90 53 34 34 34 29 90 63 90 63 74 ...
+# all texts are the same: True

@@ -2,6 +2,8 @@
 
 Any module that can be imported may hold it: ``specinfer generate --draft python:MODULE:Follower``,
 or ``drafts: [{plugin: "MODULE:Follower", options: {max_nodes: 2}}]`` in a configuration.
+
+python examples/speculator.py
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ with Runtime(machine=machine_here()) as runtime:
     result = runtime.read(new.part())
     if rank_here() == 0:
         for value in result[::2]:
-            print(f"{value:7.3f} " + "#" * round(value))
+            print(f"{value:7.3f} {'#' * round(value)}".rstrip())
 
 # Prints:
 # step 10: largest change 2.4027

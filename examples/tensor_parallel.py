@@ -1,4 +1,7 @@
-"""Tensor parallelism from a mapper: two layers written without communication, divided by rules."""
+"""Tensor parallelism from a mapper: two layers written without communication, divided by rules.
+
+python examples/tensor_parallel.py
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The mask says who sees whom: a node sees itself and its ancestors, so that all paths are computed
 in one pass, and none of them knows of the others.
+
+python examples/token_tree.py
 """
 
 from __future__ import annotations
@@ -34,3 +36,17 @@ predicted = [wanted.get(token, NIGHT) for token in tree.tokens]
 accepted = follow(tree, predicted.__getitem__)
 print("accepted nodes:", accepted.nodes)
 print("one pass of the LLM wrote:", " ".join(WORDS[token] for token in accepted.tokens))
+
+# Prints:
+# the merged tree, who proposed each token, and the mask:
+# 0  Mars is                x . . . . . . . .
+# 1    red           1,2    x x . . . . . . .
+# 2      -dish       1,2    x x x . . . . . .
+# 3        in        1      x x x x . . . . .
+# 4      in          1      x x . . x . . . .
+# 5        colour    1      x x . . x x . . .
+# 6        and       2      x x x . . . x . .
+# 7    dark          2      x . . . . . . x .
+# 8      and         2      x . . . . . . x x
+# accepted nodes: [1, 2, 6]
+# one pass of the LLM wrote: red -dish and dark

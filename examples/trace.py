@@ -1,6 +1,11 @@
-"""Traces: a part of a program that repeats is recorded, verified, and then replayed."""
+"""Traces: a part of a program that repeats is recorded, verified, and then replayed.
+
+python examples/trace.py
+"""
 
 from __future__ import annotations
+
+from textwrap import fill
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +32,12 @@ def add_up(x: NDArray[np.int64]) -> int:
     return int(x.sum())
 
 
+def say(text: str) -> None:
+    """Print lines that may be long."""
+    for line in text.splitlines():
+        print(fill(line, 90, subsequent_indent="      "))
+
+
 runtime = Runtime(ShuffledExecutor(seed=1), machine=SimulatedRanks(2))
 x = runtime.region("x", (4,), {"value": "int64"})
 
@@ -45,7 +56,7 @@ trace = runtime.trace("step", step)
 for by in (1, 10, 100, 1000, 10000):
     total = trace(2, by=by)
     print(f"by {by}: total {total.get()}")
-print(trace.explain())
+say(trace.explain())
 
 # A precondition: the data must lie as they did when the trace was recorded. This launch runs on one
 # rank, which then holds everything; the run behind it is analysed again.
@@ -58,18 +69,18 @@ print("because:", *trace.stats.missed)
 try:
     runtime.trace("waits", lambda: runtime.launch(add_up, x=x).get())()
 except TraceError as error:
-    print("refused:", error)
+    say(f"refused: {error}")
 try:
     runtime.trace("looks", lambda by: runtime.launch(increase, x=x, by=by + 1))(by=1)
 except TraceError as error:
-    print("refused:", error)
+    say(f"refused: {error}")
 
 # What differs between two runs and is no parameter is found, and said.
 count = iter(range(10))
 counting = runtime.trace("count", lambda: runtime.launch(increase, x=x, by=next(count)))
 for _ in range(3):
     counting()
-print(counting.explain())
+say(counting.explain())
 
 # Prints:
 #   the body runs
@@ -85,10 +96,10 @@ print(counting.explain())
 # moved: total 88892
 # again: total 88892
 # because: precondition: x.value does not lie where it did
-# refused: the body of a trace reads a future, which a replay could not do: return it, and read it
-#     behind the trace
-# refused: parameter by is read inside a trace, expected it as an argument of a launch only; what
-#     the body must know belongs in the trace's bucket
+# refused: the body of a trace reads a future, which a replay could not do: return it, and
+#       read it behind the trace
+# refused: parameter by is read inside a trace, expected it as an argument of a launch only;
+#       what the body must know belongs in the trace's bucket
 # trace count: 3 recorded, 0 verified, 0 replayed (0 without a fence)
-#   1 x diverged: by of launch 0, increase(x=RW x, by=2), was 1, then 2; what differs from run to
-#       run must be a parameter of the trace
+#   1 x diverged: by of launch 0, increase(x=RW x, by=2), was 1, then 2; what differs from
+#       run to run must be a parameter of the trace
