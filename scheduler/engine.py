@@ -79,15 +79,19 @@ class Engine:
         """Whether no request waits or runs."""
         return not self._waiting and not self._running
 
-    def check(self, request: Request) -> None:
+    def check(self, request: Request, who: str = "") -> None:
         """Refuse a request that can never be served.
+
+        Args:
+            request: that might be submitted.
+            who: what messages call it; by default its number.
 
         Raises:
             RequestError: what :meth:`Request.check` refuses.
             ConfigError: it samples, and the verifier cannot.
         """
         verifier_of(self._verifier, is_greedy=request.sampling.is_greedy)
-        request.check(self._llm.model.limits.context, self._llm.model.vocabulary)
+        request.check(self._llm.model.limits.context, self._llm.model.vocabulary, who)
 
     def submit(self, request: Request) -> None:
         """Queue a request; it joins as soon as there is room.

@@ -304,8 +304,8 @@ class LLM:
         requests = self._requests(prompts, generation, seeds, max_new_tokens)
         for request in requests:
             request.speculation = speculation or self._speculation.allowed
-        for request in requests:
-            self._compiled.check(request)
+        for number, request in enumerate(requests):
+            self._compiled.check(request, f"prompt {number // generation.n + 1}")
         for request in requests:
             self._compiled.submit(request)
             if self._lanes:
@@ -327,8 +327,10 @@ class LLM:
         """
         length = self._length(batch or BatchConfig())
         generation = generation_config or GenerationConfig()
-        for request in self._requests(prompts, generation, [generation.seed] * len(prompts)):
-            request.check(length, int(self._checkpoint.config["vocab_size"]))
+        vocabulary = int(self._checkpoint.config["vocab_size"])
+        requests = self._requests(prompts, generation, [generation.seed] * len(prompts))
+        for number, request in enumerate(requests):
+            request.check(length, vocabulary, f"prompt {number // generation.n + 1}")
 
     def run(self) -> Iterator[Event]:
         """Serve what was submitted, yielding each iteration's progress on each request."""

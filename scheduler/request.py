@@ -66,17 +66,19 @@ class Request:
         """Tokens that may still be written."""
         return self.max_new_tokens - len(self.output)
 
-    def check(self, max_length: int, vocabulary: int) -> None:
+    def check(self, max_length: int, vocabulary: int, who: str = "") -> None:
         """Refuse what can never be served.
 
         Args:
             max_length: most tokens of prompt and output together.
             vocabulary: tokens of the model.
+            who: what messages call it; by default its number.
 
         Raises:
             RequestError: an empty prompt, a number that is no token, no token to write, or too long
                 a text.
         """
+        who = who or f"request {self.id}"
         length = len(self.prompt)
         for what, tokens in (
             ("", self.prompt),
@@ -86,23 +88,23 @@ class Request:
             for token in tokens:
                 if not 0 <= token < vocabulary:
                     raise RequestError(
-                        f"request {self.id}: {what}token {token}, expected 0 to {vocabulary - 1}"
+                        f"{who}: {what}token {token}, expected 0 to {vocabulary - 1}"
                     )
         if not length:
-            raise RequestError(f"request {self.id}: the prompt has no tokens, expected 1 or more")
+            raise RequestError(f"{who}: the prompt has no tokens, expected 1 or more")
         if self.max_new_tokens < 1:
             raise RequestError(
-                f"request {self.id}: max_new_tokens is {self.max_new_tokens}, expected at least 1"
+                f"{who}: max_new_tokens is {self.max_new_tokens}, expected at least 1"
             )
         if self.sampling.min_new_tokens > self.max_new_tokens:
             raise RequestError(
-                f"request {self.id}: min_new_tokens is {self.sampling.min_new_tokens}, expected at "
+                f"{who}: min_new_tokens is {self.sampling.min_new_tokens}, expected at "
                 f"most max_new_tokens, which is {self.max_new_tokens}"
             )
         if length + self.max_new_tokens > max_length:
             raise RequestError(
-                f"request {self.id}: {length} prompt tokens and {self.max_new_tokens} new ones, "
-                f"expected at most {max_length} together"
+                f"{who}: {length} prompt tokens and {self.max_new_tokens} new ones, "
+                f"expected at most {max_length} together (batch.max_length)"
             )
 
     def take(self, tokens: Sequence[int], logprobs: Sequence[TokenLogprobs] = ()) -> list[int]:

@@ -240,7 +240,10 @@ def test_refuses_prompts_that_are_not_there(tmp_path: Path) -> None:
         (["--draft", "prefix:999"], "prefix_layers is 999, but the LLM has 2 layers"),
         (["--max-new-tokens", "0"], "max_new_tokens is 0, expected at least 1"),
         (["--max-new-tokens", "many"], "argument --max-new-tokens: invalid int value"),
-        (["--max-new-tokens", "120"], "120 new ones, expected at most 128 together"),
+        (
+            ["--max-new-tokens", "120"],
+            "120 new ones, expected at most 128 together (batch.max_length)",
+        ),
         (["--set", "batch.max_length=200"], "batch.max_length is 200"),
         (["--model", "{tmp}/nothing"], "nothing: expected an existing .gguf file or folder"),
         (["--model", "{tmp}/cut.gguf"], "cut.gguf"),

@@ -134,9 +134,9 @@ def test_biases_and_bad_words_change_the_text(specinfer: Specinfer) -> None:
         (("--logit-bias", "x=1"), "argument --logit-bias: 'x=1', expected TOKEN=VALUE, such as"),
         (("--logit-bias", "3"), "argument --logit-bias: '3', expected TOKEN=VALUE"),
         (("--logit-bias", "3=inf"), "logit_bias of token 3 is inf, expected a finite number or"),
-        (("--logit-bias", "99999=1"), "request 0: sampling: token 99999, expected 0 to"),
+        (("--logit-bias", "99999=1"), "prompt 1: sampling: token 99999, expected 0 to"),
         (("--stop-token-ids", "1,b"), "argument --stop-token-ids: '1,b', expected token ids with"),
-        (("--stop-token-ids", "99999"), "request 0: stop: token 99999, expected 0 to"),
+        (("--stop-token-ids", "99999"), "prompt 1: stop: token 99999, expected 0 to"),
         (
             ("--min-new-tokens", "9", "--max-new-tokens", "8"),
             "min_new_tokens is 9, expected at most max_new_tokens, which is 8",
