@@ -101,7 +101,7 @@ def test_what_is_no_token_is_refused_and_does_no_harm(llm: LLM) -> None:
     with pytest.raises(RequestError, match=r"^prompt 1: token 999999, expected 0 to \d+"):
         llm.generate([999999])
     with pytest.raises(RequestError, match=r"^prompt 2: token 999999, expected 0 to \d+"):
-        llm.generate([[1], [999999]], replace(GENERATION, n=2))
+        llm.generate([[1], [999999]], replace(SAMPLED, n=2))
     assert one(llm.generate(PROMPT)).finish_reason == "length"
 
 
