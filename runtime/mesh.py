@@ -56,7 +56,7 @@ class Mesh:
         """
         if self.num_ranks != num_ranks:
             raise ConfigError(
-                f"mesh {self} has {self.num_ranks} ranks, but the program runs on {num_ranks}; "
+                f"mesh {self} has {self.num_ranks} rank{'s' * (self.num_ranks != 1)}, but the program runs on {num_ranks}; "
                 f"start it with `mpirun -n {self.num_ranks}`"
             )
 
