@@ -55,8 +55,9 @@ class Mesh:
             ConfigError: it is another.
         """
         if self.num_ranks != num_ranks:
+            ranks = "1 rank" if self.num_ranks == 1 else f"{self.num_ranks} ranks"
             raise ConfigError(
-                f"mesh {self} has {self.num_ranks} rank{'s' * (self.num_ranks != 1)}, but the program runs on {num_ranks}; "
+                f"mesh {self} has {ranks}, but the program runs on {num_ranks}; "
                 f"start it with `mpirun -n {self.num_ranks}`"
             )
 
