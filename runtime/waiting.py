@@ -42,30 +42,17 @@ class Observation:
         return f"read of {self._what}"
 
 
-class Border:
+class Border(Observation):
     """Does nothing: all of a replay runs behind its start, and before its end.
 
     Args:
         what: which of them it is.
     """
 
-    __slots__ = ("_what",)
-    is_communication = False
-    requirements: tuple[Requirement, ...] = ()
+    __slots__ = ()
 
     def __init__(self, what: str) -> None:
-        self._what = what
-
-    def run(self) -> None:
-        """Do nothing."""
-
-    def bound(self) -> Callable[[], Any]:
-        """The same as a plain function."""
-        return self.run
-
-    def as_of_now(self) -> Self:
-        """The same."""
-        return self
+        super().__init__((), what)
 
     def __str__(self) -> str:
         return f"{self._what} of a replay"

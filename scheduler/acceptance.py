@@ -11,7 +11,7 @@ from specinfer.runtime.privilege import R
 from specinfer.runtime.task import task
 from specinfer.scheduler.sampling.logprobs import TokenLogprobs, top_logprobs
 from specinfer.scheduler.sampling.params import SamplingParams
-from specinfer.scheduler.sampling.process import distribution
+from specinfer.scheduler.sampling.process import distribution, likeliest
 from specinfer.scheduler.token_tree import TokenTree
 from specinfer.scheduler.verifiers import Accepted, follow
 from specinfer.scheduler.verifiers.chance import Probabilities, SeededChance
@@ -45,17 +45,23 @@ class Verification:
 
     def accepted(self, logits: Tensor) -> Accepted:
         """Verify; logits (N, vocabulary). Only rows that the path visits are looked at."""
-        if self.params.is_greedy and self.params.is_plain:
-            return follow(self.tree, lambda node: int(logits[node].argmax()))
+        if self.params.is_greedy:
+            return follow(
+                self.tree,
+                lambda node: likeliest(logits[node], self.params, *self._texts(node)),
+            )
 
         def rows(node: int) -> Probabilities:
-            text = [*self.tokens, *self.tree.path(node)[1:]]
-            prompt, output = text[: self.num_prompt], text[self.num_prompt :]
-            row: Probabilities = distribution(logits[node], self.params, prompt, output).numpy()
+            row: Probabilities = distribution(logits[node], self.params, *self._texts(node)).numpy()
             return row
 
         position = len(self.tokens)
         return self.verifier.verify(self.tree, rows, SeededChance(self.seed, position), position)
+
+    def _texts(self, node: int) -> tuple[list[int], list[int]]:
+        """The prompt, and the output up to a node."""
+        text = [*self.tokens, *self.tree.path(node)[1:]]
+        return text[: self.num_prompt], text[self.num_prompt :]
 
     def logprobs(self, logits: Tensor, accepted: Accepted) -> list[TokenLogprobs]:
         """What the row behind which each token was decided says of it."""
