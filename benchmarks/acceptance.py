@@ -56,7 +56,7 @@ def ranks_of(ssm: Decoder, prompt: Sequence[int], output: Sequence[int]) -> list
     The prompt is computed as chains, the output as one path of uncommitted nodes: of these rows all
     logits can be had.
     """
-    ssm.admit(0, len(prompt) + len(output))
+    ssm.slots.reserve(0, len(prompt) + len(output))
     chunk = ssm.model.limits.nodes
     for start in range(0, len(prompt) - 1, chunk):
         chain = prompt[start : min(start + chunk, len(prompt) - 1)]
@@ -65,7 +65,7 @@ def ranks_of(ssm: Decoder, prompt: Sequence[int], output: Sequence[int]) -> list
     work = Work(request=0, chain=prompt[-1:], tokens=path, parents=range(-1, len(path) - 1))
     logits = ssm.model.runtime.read(ssm.step([work]))
     ranks: list[int] = (logits > logits[range(len(output)), list(output)][:, None]).sum(1).tolist()
-    ssm.release(0)
+    ssm.slots.release(0)
     return ranks
 
 

@@ -51,7 +51,7 @@ NODES = 64
 def step_rows(name: str, model: Loaded, repeats: int) -> Iterator[Row]:
     """Time of one step by tree rows, behind a prefix of 64 tokens; sizes take turns."""
     decoder = model.decoder(requests=1, nodes=NODES, length=2 * PREFIX)
-    decoder.admit(0, PREFIX)
+    decoder.slots.reserve(0, PREFIX)
     decoder.step([Work(request=0, chain=range(1000, 1000 + PREFIX), chain_logits=False)])
     works = {rows: _tree(rows) for rows in TREE_ROWS}
     for work in works.values():

@@ -177,7 +177,7 @@ class Pair:
 
 def _logits(decoder: Decoder, prompt: Sequence[int], output: Sequence[int]) -> Any:
     """(output tokens, vocabulary): the prompt is computed as chains, the text as one path."""
-    decoder.admit(0, len(prompt) + len(output))
+    decoder.slots.reserve(0, len(prompt) + len(output))
     chunk = decoder.model.limits.nodes
     for start in range(0, len(prompt) - 1, chunk):
         chain = prompt[start : min(start + chunk, len(prompt) - 1)]
@@ -185,7 +185,7 @@ def _logits(decoder: Decoder, prompt: Sequence[int], output: Sequence[int]) -> A
     path = output[:-1]
     work = Work(request=0, chain=prompt[-1:], tokens=path, parents=range(-1, len(path) - 1))
     logits = decoder.model.runtime.read(decoder.step([work])).clone()
-    decoder.release(0)
+    decoder.slots.release(0)
     return logits
 
 
@@ -252,7 +252,6 @@ def ngram_reach(prompt: Sequence[int], output: Sequence[int], tokens: int) -> li
         (n,) levels for a step whose first token is at that place of the output.
     """
     speculator = NGramSpeculator(NGRAM_NODES)
-    speculator.admit(0, len(prompt) + tokens)
     found = [0]
     for number in range(1, len(output)):
         text = [*prompt, *output[:number]]

@@ -29,7 +29,6 @@ from specinfer.models.model import Model, weight_regions
 from specinfer.runtime.context import Runtime
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.engine import Engine
-from specinfer.scheduler.kv_slots import KVSlots
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
@@ -81,7 +80,7 @@ def decoder(runtime: Runtime, nodes: int, seed: int = 0, noise: float = 0.0) -> 
     limits = BatchLimits(
         rows=rows, requests=REQUESTS, context=CONTEXT, nodes=1 + nodes, logit_rows=rows
     )
-    slots = KVSlots(REQUESTS, REQUESTS * CONTEXT, max(1, nodes))
+    slots = KVPages(REQUESTS * (num_pages(CONTEXT) + 1), REQUESTS, max(1, nodes))
     regions = weight_regions(runtime, weights(seed, noise), f"{seed}.")
     program = compile_graph(definition_for(CONFIG).build(CONFIG))
     return Decoder(Model(runtime, program, regions, limits, slots.num_slots), slots)
@@ -129,13 +128,13 @@ def law() -> dict[tuple[int, ...], float]:
     for text in product(range(VOCABULARY), repeat=LENGTH):
         probability = 1.0
         for at, token in enumerate(text):
-            llm.admit(0, CONTEXT)
+            llm.slots.reserve(0, CONTEXT)
             for one in (*PROMPT, *text[:at])[:-1]:
                 llm.step([Work(request=0, chain=[one], chain_logits=False)])
             logits = llm.step([Work(request=0, chain=[(*PROMPT, *text[:at])[-1]])])
             row = torch.softmax(llm.model.runtime.read(logits)[0].double(), -1)
             probability *= float(row[token])
-            llm.release(0)
+            llm.slots.release(0)
         found[text] = probability
     return found
 

@@ -28,7 +28,7 @@ from specinfer.models.definition import definition_for
 from specinfer.models.model import Model, weight_regions
 from specinfer.runtime.context import Runtime
 from specinfer.scheduler.decoder import Decoder, Work
-from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.token_tree import TokenTree
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -89,16 +89,23 @@ class Bench:
             nodes=max(nodes, context),
             logit_rows=rows,
         )
-        slots = KVSlots(requests, requests * (context + 16), nodes)
+        slots = KVPages(requests * num_pages(context + 16), requests, nodes)
         runtime = Runtime()
         weights = {n: 0.02 * torch.randn(shape) for n, shape in program.weights.items()}
         model = Model(runtime, program, weight_regions(runtime, weights), limits, slots.num_slots)
         self._decoder = Decoder(model, slots)
         self._context = context
         for request in range(requests):
-            self._decoder.admit(request, context + 16)
+            slots.reserve(request, context + 16)
             chain = [request % 7] * context
             self._decoder.step([Work(request=request, chain=chain, chain_logits=False)])
+
+    def _hold(self, request: int) -> None:
+        """Have a text be as long as before."""
+        slots = self._decoder.slots
+        slots.release(request)
+        slots.reserve(request, self._context + 16)
+        slots.commit(request, self._context)
 
     def seconds(self, asked: Sequence[Work], repeats: int) -> list[float]:
         """Of a step, some times; texts stay as they are."""
@@ -108,7 +115,7 @@ class Bench:
             self._decoder.step(asked)
             found.append(perf_counter() - start)
             for work in asked:
-                self._decoder.cached[work.request] = self._context
+                self._hold(work.request)
         return found[3:]
 
 

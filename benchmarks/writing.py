@@ -25,7 +25,7 @@ from specinfer.scheduler.assembly import new_runtime
 from specinfer.scheduler.config import BatchConfig, Draft, GenerationConfig, SpeculationConfig
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Event
-from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.llm import LLM, Prompt
 
 STDERR = Console(stderr=True)
@@ -65,7 +65,7 @@ class Loaded:
             nodes=max(rows, 1 + nodes),
             logit_rows=trees,
         )
-        slots = KVSlots(requests, requests * length, nodes)
+        slots = KVPages(requests * (num_pages(length) + 1), requests, nodes)
         regions = weight_regions(runtime, pack_weights(self.program, self.weights))
         model = Model(runtime, self.program, regions, limits, slots.num_slots, self.dtype)
         return Decoder(model, slots)

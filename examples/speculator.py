@@ -27,10 +27,6 @@ class Follower:
     def __init__(self, max_nodes: int = 3) -> None:
         self.max_nodes = max_nodes
 
-    def admit(self, request: int, tokens: int) -> bool:
-        """There is always room."""
-        return True
-
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
         """A tree for each request, rooted at its last token."""
         return [self._tree(context.tokens, context.max_depth) for context in contexts]

@@ -19,7 +19,7 @@ from math import ceil
 from statistics import median_low
 from time import perf_counter
 
-from specinfer.scheduler.drafting import Ask
+from specinfer.scheduler.drafting import Ask, trees_of
 from specinfer.scheduler.online_cost import OnlineCurve
 from specinfer.scheduler.probing import SOONEST, Probing
 from specinfer.scheduler.pruning import takes_any_tree
@@ -27,7 +27,7 @@ from specinfer.scheduler.speculators import Context, Speculator
 from specinfer.scheduler.step_cost import StepCost
 from specinfer.scheduler.supply import Supply
 from specinfer.scheduler.survival import Evidence, Survival
-from specinfer.scheduler.token_tree import TokenTree, merge
+from specinfer.scheduler.token_tree import TokenTree
 from specinfer.scheduler.tree_budget import Offer, Plan, Some, Time, best_nodes, plan
 
 TRIAL = 9
@@ -80,7 +80,8 @@ class _Drafter:
         probing: when it is tried.
         costs: of drawing, by binary digits of the number of requests.
         probes: seconds of its probes.
-        num_calls: how often it was asked.
+        unpaid: seconds that went into texts which it has not yet all of.
+        num_calls: how often it was asked and drew.
         asked: requests that it drew for in the step before: others cost it a prompt, or a gap.
         seen: the last step in which nodes of it were verified.
     """
@@ -91,28 +92,31 @@ class _Drafter:
     probing: Probing = field(default_factory=Probing)
     costs: dict[int, OnlineCurve] = field(default_factory=dict)
     probes: list[float] = field(default_factory=list)
+    unpaid: float = 0.0
     num_calls: int = 0
     asked: frozenset[int] = frozenset()
     seen: int = 0
 
     def draft(self, contexts: Sequence[Context], *, is_probe: bool) -> dict[int, TokenTree]:
-        """Trees by request; how long it took is noted."""
-        asked = frozenset(context.request for context in contexts)
+        """Trees by request, of those that it has all the text of; how long it took is noted."""
+        asked = frozenset(context.request for context in contexts if context.may_draw)
         was_asked, self.asked = asked <= self.asked, asked
-        if not contexts:
-            return {}
         start = perf_counter()
-        trees = self.speculator.draft(contexts)
+        trees = trees_of(self.speculator, contexts)
         seconds = perf_counter() - start
+        if len(asked) < len(contexts) or not asked:
+            self.unpaid += seconds if is_probe else 0.0
+            return {request: trees[request] for request in asked}
         self.num_calls += 1
         digits = len(contexts).bit_length()
         if is_probe:
-            self.probes = [*self.probes[-4:], seconds]
+            self.probes = [*self.probes[-4:], seconds + self.unpaid]
+            self.unpaid = 0.0
         if was_asked or (not self.costs and self.num_calls > TRIAL):
-            depth = max(max(tree.depths) for tree in trees)
+            depth = max(max(tree.depths) for tree in trees.values())
             curve = self.costs.setdefault(digits, OnlineCurve(_BY_LEVELS))
             curve.add(max(1, depth), seconds)
-        return {c.request: tree for c, tree in zip(contexts, trees, strict=True)}
+        return trees
 
     def offer(self, cost: StepCost) -> Offer:
         """What is expected of it for a request."""
@@ -203,7 +207,7 @@ class AdaptiveTrees:
     def draft(self, asks: Sequence[Ask], other_rows: int) -> list[TokenTree]:
         """Ask whom it pays to ask, and keep what it pays to verify."""
         self._begin_step()
-        able = [ask for ask in asks if ask.contexts[0].max_depth > 0]
+        able = [ask for ask in asks if any(context.max_depth > 0 for context in ask.contexts)]
         others = len(asks) - len(able) + min(other_rows, self._max_rows - len(asks))
         orders = self._orders(len(able), others)
         self._probes = self._due(orders, able)
@@ -221,7 +225,7 @@ class AdaptiveTrees:
             request: _Drawn(tree, [drawn.get(request) for drawn in drafts])
             for request, tree in trees.items()
         }
-        return [trees.get(ask.request) or TokenTree(ask.contexts[0].tokens[-1]) for ask in asks]
+        return [trees.get(ask.request) or TokenTree(ask.root) for ask in asks]
 
     def verified(self, rows: int, seconds: float, accepted: Mapping[int, Sequence[int]]) -> None:
         """Learn how long it took, and what survived."""
@@ -317,13 +321,21 @@ class AdaptiveTrees:
             if time is None or depth is None or not drafter.probing.is_due(self._step):
                 continue
             is_known = self._step - drafter.seen < SOONEST
-            if not is_known or depth < drafter.supply.depth:
-                request = able[self._step % len(able)].request
+            request = self._tried(number, able)
+            if request is not None and (not is_known or depth < drafter.supply.depth):
                 more = drafter.probing.more
                 cost = more * self._probe_cost(number, time, len(able))
                 above = depth if is_known else 0
                 found[number] = _Probe(request, above + more, cost, depth == 0)
         return found
+
+    def _tried(self, number: int, able: Sequence[Ask]) -> int | None:
+        """For which request a drafter is tried; None: it can be asked about none."""
+        contexts = [ask.contexts[number] for ask in able]
+        if ready := [context.request for context in contexts if context.may_draw]:
+            return ready[self._step % len(ready)]
+        # The same one until the drafter has all of its text.
+        return next((context.request for context in contexts if context.max_depth > 0), None)
 
     def _probe_cost(self, number: int, time: Time, requests: int) -> float:
         """Of a level that is probed, in steps without it."""
@@ -367,7 +379,7 @@ class AdaptiveTrees:
         """A node that several have proposed is counted for the one that costs least."""
         numbers = sorted(range(len(drafts)), key=lambda n: self._cost_of(n, len(able)))
         for ask in able:
-            paths = TokenTree(ask.contexts[0].tokens[-1])
+            paths = TokenTree(ask.root)
             for number in numbers:
                 draft = drafts[number].get(ask.request)
                 if draft is None:
@@ -393,7 +405,7 @@ class AdaptiveTrees:
         """The trees that are worth it, by request."""
         trees, free = {}, []
         for ask in able:
-            tree = _merged(ask, drafts)
+            tree = ask.merged(drafts)
             if orders.time is not None and takes_any_tree(ask.verifier):
                 free.append((ask, tree))
                 continue
@@ -476,12 +488,6 @@ def _nodes_of(draft: TokenTree, tree: TokenTree) -> list[int | None]:
         above = found[parent]
         found.append(None if above is None else tree.child(above, token))
     return found
-
-
-def _merged(ask: Ask, drafts: Sequence[Mapping[int, TokenTree]]) -> TokenTree:
-    """Of all drafters; one that was not asked counts as one that drew nothing."""
-    root = TokenTree(ask.contexts[0].tokens[-1])
-    return merge([drawn.get(ask.request, root) for drawn in drafts])
 
 
 def _evidence(

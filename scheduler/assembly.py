@@ -19,7 +19,6 @@ from specinfer.models.packing import factors, pack_weights
 from specinfer.models.parallel import AXIS
 from specinfer.models.progress import Progress
 from specinfer.models.weights import load_weights
-from specinfer.ops.attention import PAGE_SLOTS
 from specinfer.runtime.config import read_yaml
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError
@@ -38,8 +37,9 @@ from specinfer.runtime.region import Region
 from specinfer.scheduler.adaptive import AdaptiveTrees
 from specinfer.scheduler.config import EXECUTORS, BatchConfig, ParallelConfig
 from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.engine import Engine
-from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.speculators.making import Maker, Parts
 from specinfer.scheduler.step_cost import FREE, StepCost, measure_step_cost
@@ -201,10 +201,12 @@ class Assembly:
         speculators = [draft.make(parts) for draft in drafts]
         model = self._decoder(program, weights, num_nodes)
         if not (is_adaptive and speculators):
-            return Engine(model, speculators, verifier=verifier)
-        rows, agree = model.model.limits.rows, self.runtime.agree
-        drafting = AdaptiveTrees(speculators, cost, rows, agree)
-        return Engine(model, speculators, verifier=verifier, drafting=drafting)
+            drafting: Drafting = FixedTrees(speculators)
+        else:
+            rows, agree = model.model.limits.rows, self.runtime.agree
+            drafting = AdaptiveTrees(speculators, cost, rows, agree)
+        share = self.batch.prefill_share
+        return Engine(model, speculators, drafting, verifier=verifier, prefill_share=share)
 
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
         weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)
@@ -249,7 +251,7 @@ class Assembly:
                     f"trees, take smaller models, or raise memory.{memory.name}"
                 ) from None
 
-    def _sizes(self, nodes: int) -> tuple[BatchLimits, KVSlots]:
+    def _sizes(self, nodes: int) -> tuple[BatchLimits, KVPages]:
         """The largest batch, and the K/V slots, of a model for trees of ``nodes`` nodes."""
         requests = self.batch.max_requests
         limits = BatchLimits(
@@ -259,8 +261,9 @@ class Assembly:
             nodes=max(self.batch.max_rows, 1 + nodes),
             logit_rows=requests * (1 + nodes),
         )
-        whole_pages = -(-self.length // PAGE_SLOTS) * PAGE_SLOTS
-        return limits, KVSlots(requests, requests * whole_pages, max(1, nodes))
+        # By default nobody ever waits for pages: one more for each is what the batcher spares.
+        pages = self.batch.kv_pages or requests * (num_pages(self.length) + 1)
+        return limits, KVPages(pages, requests, max(1, nodes))
 
     def _decoder(self, program: Program, weights: Mapping[str, Region], nodes: int) -> Decoder:
         limits, slots = self._sizes(nodes)

@@ -26,6 +26,7 @@ from specinfer.scheduler.iteration import (
 )
 from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculation import UNLIMITED, Speculation
 
 _NOTHING = Outcome()
 
@@ -39,6 +40,7 @@ class _Text:
         tokens: prompt and output.
         num_remaining: tokens that may still be written.
         has_output: whether one was.
+        speculation: how much may be guessed for it.
         is_leaving: whether it is cancelled or has ended, and leaves when the iteration is done.
     """
 
@@ -46,6 +48,7 @@ class _Text:
     tokens: list[int]
     num_remaining: int
     has_output: bool
+    speculation: Speculation = UNLIMITED
     is_leaving: bool = False
 
     def take(self, tokens: Sequence[int]) -> None:
@@ -100,8 +103,12 @@ class Batcher:
         """Requests that have none, the next to be admitted first."""
         return [text.id for text in self._waiting]
 
-    def check(self, request: Request) -> None:
+    def check(self, request: Request, who: str = "") -> None:
         """Refuse a request that could not run even alone.
+
+        Args:
+            request: that might be submitted.
+            who: what messages call it; by default its number.
 
         Raises:
             RequestError: the pool of the LLM has not the pages of its longest text.
@@ -110,7 +117,7 @@ class Batcher:
         longest = len(request.prompt) + request.max_new_tokens - 1
         if (needed := num_pages(longest)) > self._llm.num_pages:
             raise RequestError(
-                f"request {request.id}: {len(request.prompt)} prompt tokens and "
+                f"{who or f'request {request.id}'}: {len(request.prompt)} prompt tokens and "
                 f"{request.max_new_tokens} new ones take {needed} pages, expected at most "
                 f"{self._llm.num_pages}, which is the whole K/V pool"
             )
@@ -125,7 +132,13 @@ class Batcher:
         if any(request.id == text.id for text in self._all()):
             raise RequestError(f"request {request.id}: this number is in use, expected another")
         self._waiting.append(
-            _Text(request.id, request.tokens, request.num_remaining, bool(request.output))
+            _Text(
+                request.id,
+                request.tokens,
+                request.num_remaining,
+                bool(request.output),
+                request.speculation,
+            )
         )
 
     def cancel(self, request: int) -> bool:
@@ -277,10 +290,11 @@ class Batcher:
         asking = []
         for text in texts:
             # The last token is the LLM's own: a tree deeper than the rest would be dropped.
-            depth = min(self._budgets.depth, text.num_remaining - 1)
+            depth = text.speculation.depth(min(self._budgets.depth, text.num_remaining - 1))
             if not self._llm.grow(text.id, len(text.tokens) + depth):
                 depth = self._llm.capacity(text.id) - len(text.tokens)
-            asking.append(Decode(text.id, self._budgets.nodes if depth else 0, depth))
+            most = min(self._budgets.nodes, text.speculation.max_nodes or self._budgets.nodes)
+            asking.append(Decode(text.id, most if depth else 0, depth))
         nodes = self._allocate(asking, rows)
         if (
             len(nodes) != len(asking)
@@ -309,7 +323,7 @@ class Batcher:
         """What an SSM computes of the texts that it has room for."""
         pool = self._pools[ssm]
         texts = [text for text, decode in drafting if self._has_room(ssm, text, decode.depth)]
-        return tuple(self._chunks(pool, texts, self._budgets.rows))
+        return tuple(self._chunks(pool, texts, self._budgets.draft_rows or self._budgets.rows))
 
     def _has_room(self, ssm: int, text: _Text, depth: int) -> bool:
         """Whether an SSM has pages for a text and its tree; the younger make room for the older.

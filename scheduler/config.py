@@ -11,6 +11,7 @@ from specinfer.runtime.config import from_mapping, read_yaml
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.memory import budgets_from
 from specinfer.scheduler.errors import TreeError
+from specinfer.scheduler.iteration import PREFILL_SHARE
 from specinfer.scheduler.sampling.params import SamplingParams, check_logit_bias, check_numbers
 from specinfer.scheduler.speculation import Speculation
 from specinfer.scheduler.speculators.drawing import DRAWS
@@ -294,16 +295,25 @@ class BatchConfig:
         max_rows: tokens computed in one pass; trees of all requests always fit.
         max_length: most tokens of a request, prompt and output; 0: what the model allows, at most
             2048.
+        kv_pages: pages of each model's K/V pool, of 16 tokens; 0: as many as ``max_requests`` texts
+            of ``max_length`` tokens take. With fewer, requests wait, or lose theirs and are
+            computed again.
+        prefill_share: of the rows of a pass, kept for prompts while there are some to compute.
     """
 
     max_requests: int = 16
     max_rows: int = 512
     max_length: int = 0
+    kv_pages: int = 0
+    prefill_share: float = PREFILL_SHARE
 
     def __post_init__(self) -> None:
         _at_least_one(self, "max_requests", "max_rows")
-        if self.max_length < 0:
-            raise ValueError(f"max_length is {self.max_length}, expected at least 0")
+        for name in ("max_length", "kv_pages"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name} is {value}, expected at least 0")
+        if not 0 <= self.prefill_share <= 1:
+            raise ValueError(f"prefill_share is {self.prefill_share}, expected 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ any mixture of works is one token batch and one forward pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -17,7 +17,7 @@ from specinfer.models.batch import TokenBatch, ancestor_bits
 from specinfer.models.model import Model
 from specinfer.ops.attention import commit_kv
 from specinfer.runtime.region import Subregion
-from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.kv_pages import KVPages
 from specinfer.scheduler.token_tree import TokenTree
 
 
@@ -73,25 +73,11 @@ class Decoder:
 
     Attributes:
         model: runs the batches.
-        slots: hands out the model's K/V slots.
-        cached: committed tokens of each admitted request.
+        slots: says which of the model's K/V slots are whose, and how far each text is committed.
     """
 
     model: Model
-    slots: KVSlots
-    cached: dict[int, int] = field(default_factory=dict)
-
-    def admit(self, request: int, tokens: int) -> bool:
-        """Make room for a request of at most ``tokens`` tokens, if there is room now."""
-        if not self.slots.admit(request, tokens):
-            return False
-        self.cached[request] = 0
-        return True
-
-    def release(self, request: int) -> None:
-        """Forget a request and free its slots."""
-        self.slots.release(request)
-        del self.cached[request]
+    slots: KVPages
 
     def step(self, works: Sequence[Work]) -> Subregion:
         """Compute the rows of all works; chains are committed.
@@ -102,7 +88,7 @@ class Decoder:
         """
         logits = self.model.forward(self._batch(works))
         for work in works:
-            self.cached[work.request] += len(work.chain)
+            self.slots.commit(work.request, len(work.chain))
         return logits
 
     def commit(self, paths: Sequence[tuple[int, Sequence[int]]]) -> None:
@@ -114,10 +100,10 @@ class Decoder:
         """
         sources, targets = [], []
         for request, nodes in paths:
-            start = self.cached[request]
+            start = self.slots.length(request)
             sources.append(self.slots.scratch(request)[list(nodes)])
             targets.append(self.slots.committed(request, start, start + len(nodes)))
-            self.cached[request] = start + len(nodes)
+            self.slots.commit(request, len(nodes))
         if sum(map(len, sources)):
             self.model.runtime.launch(
                 commit_kv,
@@ -128,7 +114,7 @@ class Decoder:
 
     def _batch(self, works: Sequence[Work]) -> TokenBatch:
         counts = np.array([work.num_rows for work in works])
-        prefix = np.array([self.cached[work.request] for work in works])
+        prefix = np.array([self.slots.length(work.request) for work in works])
         chains = np.array([len(work.chain) for work in works])
         nodes = chains + np.array([len(work.tokens) for work in works])
         words = max(1, -(-int((nodes - chains).max()) // 64))

@@ -22,7 +22,7 @@ class Ask:
     """A tree that is wanted.
 
     Attributes:
-        contexts: what each speculator is told of the request. A depth of 0: nothing is guessed.
+        contexts: what each speculator is told of the request. A depth of 0: it is not asked.
         verifier: what verifies the tree.
     """
 
@@ -38,6 +38,15 @@ class Ask:
     def max_nodes(self) -> int | None:
         """Most nodes of the tree, the root not counted."""
         return self.contexts[0].max_nodes
+
+    @property
+    def root(self) -> int:
+        """The last token of its text."""
+        return self.contexts[0].tokens[-1]
+
+    def merged(self, drafts: Sequence[Mapping[int, TokenTree]]) -> TokenTree:
+        """What all speculators have drawn, each by request; who was not asked drew nothing."""
+        return merge([of_one.get(self.request) or TokenTree(self.root) for of_one in drafts])
 
     def fitted(self, tree: TokenTree, nodes: int | None = None) -> TokenTree:
         """The tree without what is too much.
@@ -73,6 +82,12 @@ class Drafting(Protocol):
         ...
 
 
+def trees_of(speculator: Speculator, contexts: Sequence[Context]) -> dict[int, TokenTree]:
+    """A speculator's trees, by request; it is left alone if nobody asks."""
+    trees = speculator.draft(contexts) if contexts else []
+    return {context.request: tree for context, tree in zip(contexts, trees, strict=True)}
+
+
 class FixedTrees:
     """Every speculator draws a tree for every request, and all of it is verified.
 
@@ -85,12 +100,11 @@ class FixedTrees:
 
     def draft(self, asks: Sequence[Ask], other_rows: int) -> list[TokenTree]:
         """What was proposed, merged."""
-        drafts = [
-            speculator.draft([ask.contexts[drafter] for ask in asks])
-            for drafter, speculator in enumerate(self._speculators)
-        ]
-        merged = (merge(trees) for trees in zip(*drafts, strict=True))
-        return [ask.fitted(tree) for ask, tree in zip(asks, merged, strict=True)]
+        drafts = []
+        for drafter, speculator in enumerate(self._speculators):
+            contexts = [c for ask in asks if (c := ask.contexts[drafter]).max_depth > 0]
+            drafts.append(trees_of(speculator, contexts))
+        return [ask.fitted(ask.merged(drafts)) for ask in asks]
 
     def verified(self, rows: int, seconds: float, accepted: Mapping[int, Sequence[int]]) -> None:
         """Do nothing."""

@@ -6,18 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
+PREFILL_SHARE = 0.25
+"""Of the rows of a pass, unless somebody says otherwise."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
     """The most that one iteration does.
 
     Attributes:
-        rows: tokens that a pass computes.
+        rows: tokens that a pass of the LLM computes.
         requests: requests that run at once.
         chunk: tokens of one request's chunk.
         nodes: nodes of one request's tree, the root not counted; 0: no speculation.
         depth: levels of a tree below its root.
         prefill_share: of the rows, kept for prompts as long as there are that many to compute.
+        draft_rows: tokens of texts that a pass of an SSM computes; 0: as many as the LLM.
 
     >>> Budgets(rows=64, requests=8, chunk=32, nodes=20, depth=8).prefill_rows
     16
@@ -28,12 +32,14 @@ class Budgets:
     chunk: int
     nodes: int = 0
     depth: int = 0
-    prefill_share: float = 0.25
+    prefill_share: float = PREFILL_SHARE
+    draft_rows: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("requests", 1), ("chunk", 1), ("nodes", 0), ("depth", 0)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{name} is {value}, expected at least {least}")
+        least = {"rows": 1, "requests": 1, "chunk": 1, "nodes": 0, "depth": 0, "draft_rows": 0}
+        for name, least_value in least.items():
+            if (value := getattr(self, name)) < least_value:
+                raise ValueError(f"{name} is {value}, expected at least {least_value}")
         if not 0 <= self.prefill_share <= 1:
             raise ValueError(f"prefill_share is {self.prefill_share}, expected 0 to 1")
         if self.rows < self.requests:

@@ -110,6 +110,17 @@ class KVPages:
         self._held[request] = _Holding(scratch, pages, length, len(found), digest)
         return length
 
+    def reserve(self, request: int, tokens: int) -> bool:
+        """Hold pages for a text of so many tokens that is not known yet, all or none.
+
+        For one who has a model to himself: nothing is found, and nobody makes room.
+        """
+        if self.admit(request, [0]) is None:
+            return False
+        if not (has_room := self.grow(request, tokens)):
+            self.release(request)
+        return has_room
+
     def grow(self, request: int, tokens: int) -> bool:
         """Have pages for the first ``tokens`` tokens of a request, all or no more than now."""
         held = self._held[request]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from specinfer.scheduler.iteration import Iteration
 from specinfer.scheduler.token_tree import TokenTree
 
 
@@ -18,7 +19,10 @@ class Stats:
 
     Attributes:
         speculators: their names, by drafter number.
-        num_prompt_tokens: tokens of prompts that were computed.
+        num_prompt_tokens: tokens of prompts, and of texts that had lost their K/V, that were
+            computed.
+        num_cached_tokens: tokens of texts whose K/V were found when they were admitted.
+        num_preempted: how often a request gave back its K/V and waited.
         num_tokens: tokens written.
         num_steps: verification steps: one for each request and LLM pass behind its prefill.
         num_step_tokens: tokens these steps yielded; over ``num_steps`` it is the tokens per step.
@@ -34,6 +38,8 @@ class Stats:
 
     speculators: tuple[str, ...] = ()
     num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_preempted: int = 0
     num_tokens: int = 0
     num_steps: int = 0
     num_step_tokens: int = 0
@@ -65,6 +71,11 @@ class Stats:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + perf_counter() - start
 
+    def began(self, iteration: Iteration) -> None:
+        """Count who comes and goes."""
+        self.num_cached_tokens += sum(admitted.cached for admitted in iteration.admitted)
+        self.num_preempted += len(iteration.preempted)
+
     def verified(self, tree: TokenTree, nodes: Sequence[int], num_kept: int) -> None:
         """Count a verification.
 
@@ -87,6 +98,8 @@ class Stats:
         """Plain values, for JSON."""
         return {
             "prompt_tokens": self.num_prompt_tokens,
+            "cached_tokens": self.num_cached_tokens,
+            "preempted": self.num_preempted,
             "tokens": self.num_tokens,
             "steps": self.num_steps,
             "tokens_per_step": self.tokens_per_step,

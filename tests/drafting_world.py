@@ -62,9 +62,6 @@ class Chain:
     def max_nodes(self) -> int:
         return self.depth
 
-    def admit(self, request: int, tokens: int) -> bool:
-        return True
-
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
         trees = []
         for context in contexts:

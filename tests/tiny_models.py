@@ -23,7 +23,7 @@ from specinfer.runtime.context import Runtime
 from specinfer.runtime.executor import Executor
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine
-from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.proposals import ReducedVocabulary
@@ -137,11 +137,16 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much an engine does at once, as ``BatchConfig`` says it."""
+    """How much an engine does at once, as ``BatchConfig`` says it.
+
+    Attributes:
+        pages: of each K/V pool; 0: nobody ever waits for one.
+    """
 
     requests: int = 3
     rows: int = 64
     length: int = 128
+    pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +191,8 @@ def make_decoder(
         nodes=max(sizes.rows, 1 + nodes),
         logit_rows=sizes.requests * (1 + nodes),
     )
-    slots = KVSlots(sizes.requests, sizes.requests * sizes.length, max(1, nodes))
+    pages = sizes.pages or sizes.requests * (num_pages(sizes.length) + 1)
+    slots = KVPages(pages, sizes.requests, max(1, nodes))
     # A copy: a model may be the LLM and an SSM of one runtime, and regions share no memory.
     weights = weight_regions(runtime, {n: w.clone() for n, w in model.weights.items()})
     pool = slots.num_slots
@@ -231,6 +237,24 @@ def make_bench(
 def decoder_of(speculator: SSMSpeculator) -> Decoder:
     """The decoder inside an SSM."""
     return speculator._decoder
+
+
+def slots_of(holder: Decoder | Speculator) -> KVPages | None:
+    """The pages of who runs a model."""
+    return holder.slots if isinstance(holder, (Decoder, SSMSpeculator)) else None
+
+
+def make_room(holder: Decoder | Speculator, request: int, tokens: int) -> bool:
+    """Hold pages for a text of so many tokens, as a batcher would, if there are some."""
+    slots = slots_of(holder)
+    return slots is None or slots.reserve(request, tokens)
+
+
+def let_go(speculator: Speculator, request: int) -> None:
+    """Have a speculator forget a request, and take back its pages."""
+    speculator.release(request)
+    if (slots := slots_of(speculator)) is not None:
+        slots.release(request)
 
 
 def kv_memory(decoder: Decoder, pool: str) -> Tensor:
@@ -358,7 +382,7 @@ def audit_kv(
     Returns:
         The largest difference over one more than the size; infinity where there is a NaN.
     """
-    cached = decoder.cached[request]
+    cached = decoder.slots.length(request)
     if not cached:
         return 0.0
     assert cached <= len(tokens)

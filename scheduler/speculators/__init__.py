@@ -52,6 +52,8 @@ class Context:
         drawing: how to pick children.
         max_nodes: most nodes of the tree, the root not counted; None: as many as the speculator
             proposes.
+        computed: how many of the tokens the speculator's model has computed when the step is done,
+            if it has one; None: all. With less than all, nothing is drawn yet.
     """
 
     request: int
@@ -60,6 +62,12 @@ class Context:
     num_prompt: int = 0
     drawing: Drawing = PLAIN
     max_nodes: int | None = None
+    computed: int | None = None
+
+    @property
+    def may_draw(self) -> bool:
+        """Whether a tree is wanted, and all that it hangs on is there."""
+        return self.max_depth > 0 and self.computed in (None, len(self.tokens))
 
     def limit(self, max_nodes: int) -> int:
         """Most nodes that a speculator proposes which would propose so many."""
@@ -79,10 +87,6 @@ class Speculator(Protocol):
         """Most nodes of a tree, the root not counted."""
         ...
 
-    def admit(self, request: int, tokens: int) -> bool:
-        """Make room for a request of at most ``tokens`` tokens, if there is room now."""
-        ...
-
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
         """A tree for each request, rooted at its last token, no deeper than it allows."""
         ...
@@ -92,5 +96,5 @@ class Speculator(Protocol):
         ...
 
     def release(self, request: int) -> None:
-        """Forget a request."""
+        """Forget a request; it may never have been asked about."""
         ...

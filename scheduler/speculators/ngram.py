@@ -85,14 +85,9 @@ class NGramSpeculator:
         self._corpus = corpus
         self._indices: dict[int, _Index] = {}
 
-    def admit(self, request: int, tokens: int) -> bool:
-        """Start an index; there is always room."""
-        self._indices[request] = _Index(self._min_match)
-        return True
-
     def release(self, request: int) -> None:
         """Forget the index."""
-        del self._indices[request]
+        self._indices.pop(request, None)
 
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
         """The likeliest nodes of the paths behind all places."""
@@ -112,7 +107,7 @@ class NGramSpeculator:
     def _places(self, context: Context) -> list[_Place]:
         """Those that agree longest come first; of these the request's own, the latest first."""
         tokens, least = context.tokens, self._min_match
-        index = self._indices[context.request]
+        index = self._indices.setdefault(context.request, _Index(least))
         index.extend(tokens)
         ends = index.ends.get(tuple(tokens[-least:]), [])[:-1]
         places = [

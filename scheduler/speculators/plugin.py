@@ -28,7 +28,7 @@ class PluginSpeculator:
 
     def __init__(self, where: str, own: Speculator) -> None:
         self.name, self.max_nodes = own.name, own.max_nodes
-        self.admit, self.accept, self.release = own.admit, own.accept, own.release
+        self.accept, self.release = own.accept, own.release
         self._where = where
         self._own = own
 

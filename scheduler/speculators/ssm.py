@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from specinfer.models.batch import BatchLimits
 from specinfer.ops.sample import top_k
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.region import Subregion
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.errors import TreeError
+from specinfer.scheduler.kv_pages import KVPages
 from specinfer.scheduler.speculators import Context
 from specinfer.scheduler.speculators.drawing import Drawn, grow
 from specinfer.scheduler.speculators.proposals import Ask, ReducedVocabulary, propose
@@ -168,22 +170,32 @@ class SSMSpeculator:
             f"{name}.log_probs", shape, {"value": torch.float32}, {"value": torch.empty(shape)}
         )
 
-    def admit(self, request: int, tokens: int) -> bool:
-        """Reserve K/V slots."""
-        return self._decoder.admit(request, tokens)
+    @property
+    def limits(self) -> BatchLimits:
+        """Of the model."""
+        return self._decoder.model.limits
+
+    @property
+    def slots(self) -> KVPages:
+        """Of the model's K/V pool; whoever asks for a tree has had the request admitted there."""
+        return self._decoder.slots
 
     def release(self, request: int) -> None:
-        """Free K/V slots."""
-        self._decoder.release(request)
+        """Forget the tree."""
         self._drafts.pop(request, None)
 
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
-        """Expand level by level, all requests in one step a level."""
+        """Expand level by level, all requests in one step a level.
+
+        Texts that are to be computed only in part are so in the first step.
+        """
         contexts = [self._as_told(context) for context in contexts]
         drafts = [_Draft(TokenTree(c.tokens[-1]), c.limit(self.max_nodes)) for c in contexts]
         self._drafts = {c.request: d for c, d in zip(contexts, drafts, strict=True)}
-        growing = [(c, d) for c, d in zip(contexts, drafts, strict=True) if c.max_depth > 0]
-        works = self._catch_up([context for context, _ in growing])
+        growing = [(c, d) for c, d in zip(contexts, drafts, strict=True) if c.may_draw]
+        works = [self._catch_up(context) for context in contexts if context.max_depth > 0]
+        if works and not growing:
+            self._step(works)
         for level, width in enumerate(self._expansion):
             growing = [(c, d) for c, d in growing if c.max_depth > level and d.frontier]
             if not growing:
@@ -213,21 +225,11 @@ class SSMSpeculator:
             return context
         return replace(context, drawing=replace(drawing, how=self._draws))
 
-    def _catch_up(self, contexts: Sequence[Context]) -> list[Work]:
-        """Compute long chains in chunks; return the first level's works."""
-        limit = self._decoder.model.limits
-        chunk = min(limit.nodes, limit.rows // max(1, len(contexts)))
-        while True:
-            pending = [(c, c.tokens[self._decoder.cached[c.request] :]) for c in contexts]
-            long = [(c, chain) for c, chain in pending if len(chain) > chunk]
-            if not long:
-                return [Work(request=c.request, chain=chain) for c, chain in pending]
-            self._step(
-                [
-                    Work(request=c.request, chain=chain[:chunk], chain_logits=False)
-                    for c, chain in long
-                ]
-            )
+    def _catch_up(self, context: Context) -> Work:
+        """What the model lacks of a text."""
+        request = context.request
+        chain = context.tokens[self.slots.length(request) : context.computed]
+        return Work(request=request, chain=chain, chain_logits=context.may_draw)
 
     def _step(self, works: Sequence[Work]) -> Subregion:
         """Compute, after the texts were put into the model's own vocabulary."""

@@ -7,14 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import (
-    Draft,
-    Sizes,
-    TinyModel,
-    make_bench,
-    make_decoder,
-    plain_forward,
-)
+from tiny_models import Draft, Sizes, TinyModel, make_bench, make_decoder, make_room, plain_forward
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from specinfer.scheduler.decoder import Work
@@ -88,7 +81,7 @@ def test_logits_of_a_prompt_and_greedy_tokens_are_those_of_transformers(
 ) -> None:
     model, prompt = reference(kind, shape), prompt_for(shape)
     decoder = make_decoder(ours(model), Sizes(requests=1))
-    decoder.admit(0, len(prompt) + NUM_TOKENS)
+    make_room(decoder, 0, len(prompt) + NUM_TOKENS)
     with torch.no_grad():
         right = model(torch.tensor([prompt])).logits[0]
     for start, stop in ((0, 1), (1, 8), (8, len(prompt))):  # chunks, as long prompts are computed

@@ -106,7 +106,7 @@ def sizes_of(seed: int, *, is_sampled: bool) -> set[int]:
                 assert max(event.tree.depths) <= allowed.depth(99)
                 assert not allowed.max_nodes or size <= allowed.max_nodes
         for decoder, draft in bench.ssms:
-            for id in decoder.cached:
+            for id in decoder.slots.requests:
                 assert audit_kv(decoder, draft.model, id, asked[id].tokens) < 1e-4
     assert [request.output for request in asked.values()] == plain
     return sizes

@@ -39,7 +39,7 @@ from specinfer.runtime.privilege import RW
 from specinfer.runtime.task import task
 from specinfer.scheduler.decoder import Decoder, Work, _depths
 from specinfer.scheduler.engine import Event
-from specinfer.scheduler.kv_slots import KVSlots
+from specinfer.scheduler.kv_pages import KVPages
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
@@ -193,11 +193,11 @@ def write(scene: Scenario, seen: Counter[str] | None = None) -> list[list[int]]:
         if seen is not None:
             _note(seen, events)
             seen["request that had to wait"] += len(events) < len(requests) and any(
-                request.id not in bench.llm.cached and request.finish_reason is None
+                request.id not in bench.llm.slots and request.finish_reason is None
                 for request in requests
             )
-    assert not bench.llm.cached
-    assert not any(decoder.cached for decoder, _ in bench.ssms)
+    assert not bench.llm.slots.requests
+    assert not any(decoder.slots.requests for decoder, _ in bench.ssms)
     return [request.output for request in requests]
 
 
@@ -274,7 +274,7 @@ DEPTHS = "specinfer.scheduler.decoder._depths"
 COMMIT = "specinfer.scheduler.decoder.commit_kv"
 VERIFY = "specinfer.scheduler.acceptance.follow"
 MERGE = "specinfer.scheduler.drafting.merge"
-right_batch, right_commit, right_pages = Decoder._batch, Decoder.commit, KVSlots.pages
+right_batch, right_commit, right_pages = Decoder._batch, Decoder.commit, KVPages.pages
 
 
 def ancestors_without_the_parent(patch: pytest.MonkeyPatch) -> None:
@@ -327,7 +327,7 @@ def logits_of_the_row_before(patch: pytest.MonkeyPatch) -> None:
 
 
 def pages_in_another_order(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(KVSlots, "pages", lambda *args: right_pages(*args)[::-1].copy())
+    patch.setattr(KVPages, "pages", lambda *args: right_pages(*args)[::-1].copy())
 
 
 def commit_not_done(patch: pytest.MonkeyPatch) -> None:
@@ -432,10 +432,10 @@ def audit(scene: Scenario) -> None:
     decoders = [(bench.llm, Draft(scene.model, ())), *bench.ssms]
     step = 0
     while not bench.engine.is_idle:
-        running = {event.request.id for event in bench.engine.step()} & set(bench.llm.cached)
+        running = {event.request.id for event in bench.engine.step()}
         step += 1
         for decoder, draft in decoders if step % 3 == 0 else []:
-            for id in running:
+            for id in running & set(decoder.slots.requests):  # an SSM may have no room for one
                 distance = audit_kv(decoder, draft.model, id, requests[id].tokens, draft.layers)
                 if not distance < 1e-4:
                     raise StaleKV(f"K/V of request {id} are off by {distance}")
@@ -457,6 +457,8 @@ def ssm_keeps_its_first_guess(patch: pytest.MonkeyPatch) -> None:
     def accept(self: SSMSpeculator, tokens: dict[int, list[int]]) -> None:
         paths = []
         for request, accepted in tokens.items():
+            if request not in self._drafts:
+                continue
             tree, nodes = self._drafts[request].tree, [0]
             while tree.children(nodes[-1]):
                 nodes.append(tree.children(nodes[-1])[0])

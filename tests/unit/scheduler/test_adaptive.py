@@ -162,9 +162,6 @@ class Wide:
     name = "wide"
     max_nodes = 12
 
-    def admit(self, request: int, tokens: int) -> bool:
-        return True
-
     def draft(self, contexts: Any) -> list[TokenTree]:
         trees = []
         for context in contexts:

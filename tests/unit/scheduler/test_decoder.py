@@ -16,6 +16,7 @@ from tiny_models import (
     audit_kv,
     kv_memory,
     make_decoder,
+    make_room,
     plain_forward,
     random_parents,
     tiny_config,
@@ -78,7 +79,7 @@ def test_logits_and_kv_are_those_of_the_paths(model: TinyModel, seed: int) -> No
     decoder = make_decoder(model, SIZES, nodes=NODES)
     texts: dict[int, list[int]] = {}
     for request in range(3):
-        assert decoder.admit(request, SIZES.length)
+        assert make_room(decoder, request, SIZES.length)
         texts[request] = random_tokens(generator, generator.choice([1, 2, 15, 16, 17, 30]))
     for request, text in texts.items():
         split = generator.randint(0, len(text) - 1)
@@ -102,7 +103,7 @@ def test_logits_and_kv_are_those_of_the_paths(model: TinyModel, seed: int) -> No
             for request, tree in trees.items():
                 stop = generator.randint(tree.computed, len(tree.tokens))
                 if last_step == 0 or stop > tree.computed:
-                    chain = tree.text[decoder.cached[request] :]
+                    chain = tree.text[decoder.slots.length(request) :]
                     first = tree.computed
                     works.append(
                         Work(
@@ -123,7 +124,7 @@ def test_logits_and_kv_are_those_of_the_paths(model: TinyModel, seed: int) -> No
                 )
         paths = []
         for request, tree in trees.items():
-            assert decoder.cached[request] == len(tree.text)
+            assert decoder.slots.length(request) == len(tree.text)
             path = (
                 path_to(tree.parents, generator.randrange(tree.computed)) if tree.computed else []
             )
@@ -132,7 +133,7 @@ def test_logits_and_kv_are_those_of_the_paths(model: TinyModel, seed: int) -> No
             texts[request] = tree.text + [tree.tokens[node] for node in path]
         decoder.commit(paths)
         for request, text in texts.items():
-            assert decoder.cached[request] == len(text)
+            assert decoder.slots.length(request) == len(text)
             assert audit_kv(decoder, model, request, text) < NEAR
 
 
@@ -141,7 +142,7 @@ def test_requests_do_not_see_each_other(model: TinyModel) -> None:
     texts = [[1, 2, 3], [7] * 20, [5, 4]]
     together = make_decoder(model, SIZES, nodes=NODES)
     for request in range(3):
-        together.admit(request, 40)
+        make_room(together, request, 40)
     works = [
         Work(request=request, chain=text, tokens=[8, 9], parents=[-1, 0])
         for request, text in enumerate(texts)
@@ -149,41 +150,40 @@ def test_requests_do_not_see_each_other(model: TinyModel) -> None:
     rows = step(together, works).view(3, 3, VOCABULARY)
     for request, work in enumerate(works):
         alone = make_decoder(model, SIZES, nodes=NODES)
-        alone.admit(request, 40)
+        make_room(alone, request, 40)
         torch.testing.assert_close(step(alone, [work]), rows[request], atol=1e-5, rtol=1e-5)
 
 
 def test_slots_of_a_released_request_serve_the_next(model: TinyModel) -> None:
     decoder = make_decoder(model, Sizes(requests=1, length=32), nodes=4)
-    free = decoder.slots.num_free_pages
+    free = decoder.slots.num_available
     for request, token in enumerate([3, 4, 5]):
-        assert decoder.admit(request, 32)
-        assert not decoder.admit(9, 1)
-        assert 9 not in decoder.cached
+        assert make_room(decoder, request, 32)
+        assert not make_room(decoder, 9, 1)
+        assert 9 not in decoder.slots
         text = [token] * 20
         step(decoder, [Work(request=request, chain=text)])
         assert audit_kv(decoder, model, request, text) < NEAR
-        decoder.release(request)
-        assert decoder.cached == {}
-        assert decoder.slots.num_free_pages == free
+        decoder.slots.release(request)
+        assert decoder.slots.num_available == free
 
 
 def test_uncommitted_nodes_touch_no_committed_slot(model: TinyModel) -> None:
     decoder = make_decoder(model, SIZES, nodes=NODES)
-    decoder.admit(0, 60)
+    make_room(decoder, 0, 60)
     step(decoder, [Work(request=0, chain=[1, 2, 3])])
     committed = torch.from_numpy(decoder.slots.committed(0, 0, 3))
     before = kv_memory(decoder, "k")[:, committed].clone()
     step(decoder, [Work(request=0, tokens=[4, 5, 6], parents=[-1, -1, 1])])
     assert torch.equal(kv_memory(decoder, "k")[:, committed], before)
-    assert decoder.cached == {0: 3}
+    assert decoder.slots.length(0) == 3
     nowhere = torch.from_numpy(decoder.slots.committed(0, 3, 6))
     assert kv_memory(decoder, "k")[:, nowhere].isnan().all()
 
 
 def test_committing_nothing_does_nothing(model: TinyModel) -> None:
     decoder = make_decoder(model, SIZES, nodes=NODES)
-    decoder.admit(0, 60)
+    make_room(decoder, 0, 60)
     decoder.commit([])
     decoder.commit([(0, [])])
-    assert decoder.cached == {0: 0}
+    assert decoder.slots.length(0) == 0

@@ -17,6 +17,7 @@ from tiny_models import (
     Sizes,
     TinyModel,
     make_decoder,
+    make_room,
     make_ssm,
     noisy_copy,
     tiny_config,
@@ -96,7 +97,7 @@ def moved(first: Sequence[dict[str, Any]] = ()) -> Counter[str]:
     watching = Watching()
     runtime = divided(model, 2, watching, first)
     decoder = make_decoder(model, Sizes(), runtime=runtime)
-    decoder.admit(0, 20)
+    make_room(decoder, 0, 20)
     torch.set_grad_enabled(False)
     decoder.step([Work(request=0, chain=[1, 2, 3])])
     return watching.seen

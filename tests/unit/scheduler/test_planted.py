@@ -12,6 +12,7 @@ from tiny_models import (
     audit_kv,
     make_bench,
     make_decoder,
+    make_room,
     noisy_copy,
     tiny_config,
     tiny_model,
@@ -123,7 +124,7 @@ def test_the_text_is_the_llm_s_own(told: Told) -> None:
 def test_always_right_is_right_at_every_node_of_a_path(told: Told) -> None:
     speculator = planted((1, 1, 1), [[1.0]] * 3, told)
     ((prompt, output), *_) = told.items()
-    speculator.admit(0, 640)
+    make_room(speculator, 0, 640)
     (tree,) = speculator.draft([Context(0, [*prompt, *output[:9]], 9, len(prompt))])
     assert tree.path(3)[1:] == list(output[9:12])
 
@@ -134,7 +135,7 @@ def test_does_not_guess_where_it_was_told_nothing(told: Told, text: str) -> None
     ((prompt, output), *_) = told.items()
     wrong = (output[0] + 1) % 12
     tokens = [wrong, *prompt] if text == "another prompt" else [*prompt, wrong]
-    speculator.admit(0, 640)
+    make_room(speculator, 0, 640)
     (tree,) = speculator.draft([Context(0, tokens, 9, len(prompt))])
     assert len(tree) == 12
     assert speculator._right(Context(0, tokens, 9, len(prompt)), tree, 0) is None
@@ -145,7 +146,7 @@ def test_chance_is_its_seed_s(told: Told) -> None:
 
     def trees(seed: int) -> list[list[int]]:
         speculator = planted((2, 2), [[0.5, 0.2], [0.5]], told, seed=seed)
-        speculator.admit(0, 640)
+        make_room(speculator, 0, 640)
         texts = [[*prompt, *output[:n]] for n in range(20)]
         return [speculator.draft([Context(0, t, 9, len(prompt))])[0].tokens for t in texts]
 
@@ -157,7 +158,7 @@ def test_runs_every_step_of_the_ssm_and_keeps_what_was_accepted(told: Told) -> N
     expansion = (1, 1, 1)
     speculator = planted(expansion, [[1.0]] * 3, told)
     ((prompt, output), *_) = told.items()
-    speculator.admit(0, 640)
+    make_room(speculator, 0, 640)
     decoder, written = speculator._decoder, 0
     steps: list[int] = []
     step = Decoder.step
@@ -175,7 +176,7 @@ def test_runs_every_step_of_the_ssm_and_keeps_what_was_accepted(told: Told) -> N
         written += 4
         text = [*prompt, *output[:written]]
         # Accepted leaves and the LLM's own token are computed with the next tree: no SSM has them.
-        assert decoder.cached[0] == len(text) - 2
+        assert decoder.slots.length(0) == len(text) - 2
         assert audit_kv(decoder, noisy_copy(LLM, 1), 0, text) < 1e-4
     assert steps == [len(prompt), 1, 1, *[2, 1, 1] * 3]
 
@@ -184,7 +185,7 @@ def test_proposes_the_likeliest_of_a_larger_tree(told: Told) -> None:
     acceptance = [[0.5, 0.1], [0.8, 0.1]]
     speculator = planted((2, 2), acceptance, told, nodes=2)
     ((prompt, output), *_) = told.items()
-    speculator.admit(0, 640)
+    make_room(speculator, 0, 640)
     (tree,) = speculator.draft([Context(0, [*prompt, *output[:9]], 9, len(prompt))])
     assert tree.depths == [0, 1, 2]
 

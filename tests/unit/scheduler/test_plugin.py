@@ -92,7 +92,7 @@ def test_refuses_options_that_the_class_does_not_take() -> None:
         ('name = "follower"', "", "Follower has no name$"),
         ('name = "follower"', "name = 3", "name is 3, expected a text"),
         ("self.max_nodes = max_nodes", "self.max_nodes = 0", "max_nodes is 0, expected a number"),
-        ("def admit(self, request: int, tokens: int)", "def admit(self, request: int)", "admit "),
+        ("def release(self, request: int)", "def release(self)", r"release\(request\)"),
         ("def draft(self, contexts: Sequence[Context])", "def draft(self)", r"draft\(contexts\)"),
         ("def draft(", "draft = 3\n    def drafted(", r"draft cannot be called"),
     ],

@@ -17,7 +17,9 @@ from tiny_models import (
     Sizes,
     audit_kv,
     decoder_of,
+    let_go,
     make_decoder,
+    make_room,
     make_ssm,
     noisy_copy,
     plain_forward,
@@ -36,7 +38,7 @@ from specinfer.scheduler.speculators.suffixes import SuffixIndex
 from specinfer.scheduler.token_tree import TokenTree
 
 LLM = tiny_model(4, tiny_config(vocabulary=12))
-SIZES = Sizes(requests=3, rows=16, length=96)
+SIZES = Sizes(requests=3, rows=96, length=96)
 
 SSMS = {
     "SSM": Draft(noisy_copy(LLM, 1), (2, 1, 2)),
@@ -90,7 +92,7 @@ def test_trees_are_rooted_at_the_last_token_and_fit_their_limits(
     speculator = make()
     texts = prompts()
     for request, text in enumerate(texts):
-        assert speculator.admit(request, 96)
+        assert make_room(speculator, request, 96)
         assert len(text) < 96
     for max_depths in ([9, 9, 9], [0, 1, 2], [1, 0, 0], [2, 2, 1], [0, 0, 0]):
         contexts = [
@@ -132,14 +134,14 @@ def test_a_tree_depends_on_the_text_only(make: Callable[[], Speculator], seed: i
     generator = random.Random(seed)
     speculator, texts = make(), prompts()
     for request in range(3):
-        speculator.admit(request, 96)
+        make_room(speculator, request, 96)
     for _ in range(6):
         asked = sorted(generator.sample(range(3), generator.randint(1, 3)))
         contexts = [Context(r, texts[r], generator.choice([0, 1, 3, 8])) for r in asked]
         trees = speculator.draft(contexts)
         fresh = make()
         for request in asked:
-            fresh.admit(request, 96)
+            make_room(fresh, request, 96)
         assert list(map(contents, trees)) == list(map(contents, fresh.draft(contexts)))
         accepted = {r: accepted_tokens(t, generator) for r, t in zip(asked, trees, strict=True)}
         speculator.accept(accepted)
@@ -154,7 +156,7 @@ def test_released_room_serves_the_next_and_the_same_tree_comes_again(
     first: list[tuple[list[int], list[int]]] | None = None
     for start in (0, 10, 20):
         for request in range(3):
-            assert speculator.admit(start + request, 96)
+            assert make_room(speculator, start + request, 96)
         contexts = [Context(start + n, text, 5) for n, text in enumerate(texts)]
         found = list(map(contents, speculator.draft(contexts)))
         assert found == (first or found)
@@ -162,7 +164,7 @@ def test_released_room_serves_the_next_and_the_same_tree_comes_again(
         if start == 10:  # one leaves behind its verification, the others before it
             speculator.accept({10: [1, 2]})
         for request in (1, 0, 2):
-            speculator.release(start + request)
+            let_go(speculator, start + request)
 
 
 def test_a_request_that_leaves_does_not_disturb_the_others(
@@ -170,10 +172,10 @@ def test_a_request_that_leaves_does_not_disturb_the_others(
 ) -> None:
     speculator, alone, texts = make(), make(), prompts()
     for request in range(3):
-        speculator.admit(request, 96)
-    alone.admit(0, 96)
+        make_room(speculator, request, 96)
+    make_room(alone, 0, 96)
     speculator.draft([Context(request, text, 4) for request, text in enumerate(texts)])
-    speculator.release(1)
+    let_go(speculator, 1)
     speculator.accept({0: [3], 2: [5]})
     (tree,) = speculator.draft([Context(0, [*texts[0], 3], 4)])
     (right,) = alone.draft([Context(0, [*texts[0], 3], 4)])
@@ -185,7 +187,6 @@ def test_a_request_that_leaves_does_not_disturb_the_others(
 
 def ngram_tree(tokens: Sequence[int], max_depth: int = 9, **given: Any) -> TokenTree:
     speculator = NGramSpeculator(**given)
-    speculator.admit(0, 100)
     (tree,) = speculator.draft([Context(0, tokens, max_depth)])
     return tree
 
@@ -251,15 +252,15 @@ def test_min_match_tokens_must_agree() -> None:
 
 def test_a_released_request_leaves_no_index() -> None:
     speculator = NGramSpeculator()
-    speculator.admit(0, 100)
+    make_room(speculator, 0, 100)
     speculator.draft([Context(0, [1, 2, 1, 2], 9)])
-    speculator.release(0)
+    let_go(speculator, 0)
     assert not speculator._indices
 
 
 def test_output_is_searched_as_it_is_written() -> None:
     speculator = NGramSpeculator()
-    speculator.admit(0, 100)
+    make_room(speculator, 0, 100)
     text = [1, 2]
     for token, expected in ((3, []), (1, []), (2, [3, 1, 2]), (3, [1, 2, 3])):
         text.append(token)
@@ -273,17 +274,29 @@ def test_output_is_searched_as_it_is_written() -> None:
 @pytest.mark.parametrize("draft", SSMS.values(), ids=SSMS)
 @pytest.mark.parametrize("seed", range(3))
 def test_holds_the_kv_of_the_text_after_any_history(draft: Draft, seed: int) -> None:
+    """Texts are computed in any parts; of one that is not yet known to its end nothing is drawn."""
     generator = random.Random(seed)
     ssm, texts = make_ssm(draft, SIZES), prompts()
     for request in range(3):
-        ssm.admit(request, 96)
+        make_room(ssm, request, 96)
     for _ in range(6):
         contexts = [
-            Context(r, text, generator.choice([0, 1, 3, 8])) for r, text in enumerate(texts)
+            Context(
+                r,
+                text,
+                generator.choice([0, 1, 3, 8]),
+                computed=generator.choice(
+                    [None, generator.randint(ssm.slots.length(r) + 1, len(text))]
+                ),
+            )
+            for r, text in enumerate(texts)
         ]
-        accepted = {
-            r: accepted_tokens(tree, generator) for r, tree in enumerate(ssm.draft(contexts))
-        }
+        trees = ssm.draft(contexts)
+        for context, tree in zip(contexts, trees, strict=True):
+            assert len(tree) == 1 or context.may_draw
+            if context.max_depth and context.computed:
+                assert ssm.slots.length(context.request) == context.computed
+        accepted = {r: accepted_tokens(tree, generator) for r, tree in enumerate(trees)}
         ssm.accept(accepted)
         for request, tokens in accepted.items():
             texts[request] += tokens
@@ -298,7 +311,7 @@ def test_holds_the_kv_of_the_text_after_any_history(draft: Draft, seed: int) -> 
 def test_expands_every_node_by_its_likeliest_children(expansion: tuple[int, ...]) -> None:
     ssm = make_ssm(Draft(LLM, expansion), SIZES)
     text = prompts()[1]
-    ssm.admit(0, 96)
+    make_room(ssm, 0, 96)
     (tree,) = ssm.draft([Context(0, text, 99)])
     assert len(tree) - 1 == ssm.max_nodes == sum(level_sizes(expansion))
     assert [tree.depths.count(d + 1) for d in range(len(expansion))] == level_sizes(expansion)
@@ -334,13 +347,13 @@ def test_the_llm_as_its_own_ssm_is_always_right() -> None:
     text = prompts()[1]
     output = plain_greedy(LLM, text, 40)
     ssm = make_ssm(Draft(LLM, (1, 2, 1, 1)), SIZES)
-    ssm.admit(0, 96)
+    make_room(ssm, 0, 96)
     written = 0
     while written < 36:
         (tree,) = ssm.draft([Context(0, text + output[:written], 99)])
         nodes = tree.follow(output[written:])
         assert len(nodes) == 4
-        assert decoder_of(ssm).cached[0] == len(text) + written
+        assert decoder_of(ssm).slots.length(0) == len(text) + written
         ssm.accept({0: output[written : written + 5]})
         written += 5
 
@@ -349,24 +362,24 @@ def test_keeps_the_kv_of_accepted_nodes_that_it_computed() -> None:
     """Leaves are not computed; nor is another drafter's token, or the LLM's own."""
     ssm = make_ssm(Draft(LLM, (2, 1, 1)), SIZES)
     decoder, text = decoder_of(ssm), prompts()[1]
-    ssm.admit(0, 96)
+    make_room(ssm, 0, 96)
     for accepted_depth, kept in ((3, 2), (2, 2), (1, 1), (0, 0)):
         (tree,) = ssm.draft([Context(0, text, 99)])
         second = tree.path(tree.children(tree.children(tree.children(0)[1])[0])[0])[1:]
         accepted = [*second[:accepted_depth], 11]
-        cached = decoder.cached[0]
+        cached = decoder.slots.length(0)
         assert cached == len(text)
         ssm.accept({0: accepted})
         text += accepted
-        assert decoder.cached[0] == cached + kept
+        assert decoder.slots.length(0) == cached + kept
         assert audit_kv(decoder, LLM, 0, text) < 1e-4
 
 
 def test_a_full_pool_takes_no_more_requests() -> None:
     ssm = make_ssm(Draft(LLM, (2, 1)), Sizes(requests=2, length=32))
-    assert ssm.admit(0, 32)
-    assert ssm.admit(1, 32)
-    assert not ssm.admit(2, 1)
-    ssm.release(0)
-    assert not ssm.admit(2, 33)
-    assert ssm.admit(2, 32)
+    assert make_room(ssm, 0, 32)
+    assert make_room(ssm, 1, 32)
+    assert not make_room(ssm, 2, 1)
+    let_go(ssm, 0)
+    assert not make_room(ssm, 2, 16 * ssm.slots.num_available + 1)
+    assert make_room(ssm, 2, 16 * ssm.slots.num_available)

@@ -78,7 +78,6 @@ def test_counts_its_tokens() -> None:
 
 def drawn(texts: Sequence[Sequence[int]], text: Sequence[int], depth: int = 9) -> TokenTree:
     speculator = NGramSpeculator(corpus=SuffixIndex(texts))
-    speculator.admit(0, 100)
     (tree,) = speculator.draft([Context(0, text, depth)])
     return tree
 
@@ -113,7 +112,6 @@ def test_likelihoods_are_of_a_tree(seed: int) -> None:
     generator = random.Random(seed)
     texts = [[generator.randrange(3) for _ in range(60)] for _ in range(3)]
     speculator = NGramSpeculator(60, 1, corpus=SuffixIndex(texts))
-    speculator.admit(0, 100)
     (tree,) = speculator.draft([Context(0, texts[0][:30], 9)])
     assert len(tree) > CORPUS_PLACES // 8
     probabilities = [2.718281828459045**log_prob for log_prob in tree.log_probs]
