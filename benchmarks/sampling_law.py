@@ -29,6 +29,7 @@ from specinfer.models.model import Model, weight_regions
 from specinfer.runtime.context import Runtime
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.engine import Engine
+from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
