@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,10 @@ from specinfer.runtime.task import task
 
 IntArray = NDArray[np.int64]
 WORD_BITS = 64
+
+ROW_FIELDS = ("tokens", "positions", "request", "slots")
+REQUEST_FIELDS = ("prefix_len", "chain_len", "num_nodes")
+"""Arrays of a batch with an entry for each row, and for each request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,20 @@ class BatchLimits:
     def words(self) -> int:
         """64-bit words of a row's ancestor mask."""
         return -(-self.nodes // WORD_BITS)
+
+
+class StepShape(NamedTuple):
+    """How large a step is.
+
+    Attributes:
+        rows: tokens that are computed.
+        requests: that they belong to.
+        wanted: rows whose logits are.
+    """
+
+    rows: int
+    requests: int
+    wanted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +104,11 @@ class TokenBatch:
     logit_rows: IntArray
 
     @property
+    def shape(self) -> StepShape:
+        """Of the step that computes it."""
+        return StepShape(self.num_rows, self.num_requests, len(self.logit_rows))
+
+    @property
     def num_rows(self) -> int:
         """Tokens to compute."""
         return len(self.tokens)
@@ -93,6 +117,13 @@ class TokenBatch:
     def num_requests(self) -> int:
         """Requests they belong to."""
         return len(self.prefix_len)
+
+
+EMPTY_BATCH = TokenBatch(
+    **{name: np.zeros(0, np.int64) for name in (*ROW_FIELDS, *REQUEST_FIELDS, "logit_rows")},
+    **{name: np.zeros((0, 1), np.int64) for name in ("pages", "tree_slots", "ancestors")},
+)
+"""Nothing to compute: all of a step is padding."""
 
 
 def ancestor_bits(parents: IntArray, words: int) -> IntArray:
@@ -134,16 +165,22 @@ def load_batch(
     logit_rows: Tensor,
     batch: TokenBatch,
 ) -> None:
-    """Copy a batch into the regions that the step reads; what a narrow array leaves over is 0."""
-    for field in ("tokens", "positions", "request", "slots"):
-        getattr(rows, field).copy_(torch.from_numpy(getattr(batch, field)))
-    for field in ("prefix_len", "chain_len", "num_nodes"):
-        getattr(requests, field).copy_(torch.from_numpy(getattr(batch, field)))
-    for target, source in (
+    """Copy a batch into the regions that the step reads.
+
+    What a small batch leaves over is 0: a row that is padding sees what is committed of the last
+    request, and writes to the null page.
+    """
+    pairs = [(getattr(rows, field), getattr(batch, field)) for field in ROW_FIELDS]
+    pairs += [(getattr(requests, field), getattr(batch, field)) for field in REQUEST_FIELDS]
+    pairs += [
         (pages, batch.pages),
         (tree, batch.tree_slots),
         (ancestors, batch.ancestors),
-    ):
-        target.zero_()
-        target[:, : source.shape[1]] = torch.from_numpy(source)
-    logit_rows.copy_(torch.from_numpy(batch.logit_rows))
+        (logit_rows, batch.logit_rows),
+    ]
+    for target, source in pairs:
+        if target.shape != source.shape:
+            target.zero_()
+        target[tuple(map(slice, source.shape))] = torch.from_numpy(source)
+    if len(rows.request) > batch.num_rows:
+        rows.request[batch.num_rows :] = max(0, batch.num_requests - 1)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from specinfer.models.batch import BatchLimits, TokenBatch, load_batch
+from specinfer.models.batch import BatchLimits, StepShape, TokenBatch, load_batch
 from specinfer.models.compiler import Operand, Program
 from specinfer.ops.attention import PAGE_SLOTS, plan_attention
 from specinfer.runtime.context import Runtime
-from specinfer.runtime.future import Parameter
+from specinfer.runtime.future import Future
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.region import Region, Subregion
 from specinfer.runtime.temporaries import Temporary, plan_temporaries
@@ -127,18 +127,27 @@ class Model:
         """Tokens that logits are given for."""
         return self.program.values[self.program.output.name].width
 
-    def forward(self, batch: TokenBatch) -> Subregion:
+    def forward(self, batch: TokenBatch | Future, shape: StepShape | None = None) -> Subregion:
         """Issue the launches of one step.
 
-        Returns:
-            (logit rows, vocabulary) part of a region: logits of the rows asked for. The next step
-            writes the same memory.
-        """
-        rows, requests, wanted = batch.num_rows, batch.num_requests, len(batch.logit_rows)
-        self._step(rows, requests, wanted, batch=batch)
-        return self._values[self.program.output.name].rows(0, wanted)
+        Args:
+            batch: what to compute, or its future.
+            shape: of the step; what the batch leaves of it is padding. By default the batch's.
 
-    def _batch_parts(self, rows: int, requests: int, wanted: int) -> dict[str, Any]:
+        Returns:
+            (logit rows, vocabulary) part of a region: logits of the rows asked for, then padding.
+            The next step writes the same memory.
+        """
+        if shape is None:
+            assert isinstance(batch, TokenBatch), "a future's shape is not known"
+            shape = batch.shape
+        # Not in the trace: what is not known yet reaches it through regions.
+        self.runtime.launch(load_batch, **self._batch_parts(shape), batch=batch)
+        self._step(shape)
+        return self._values[self.program.output.name].rows(0, shape.wanted)
+
+    def _batch_parts(self, shape: StepShape) -> dict[str, Any]:
+        rows, requests, wanted = shape
         tables = self._tables
         return {
             "rows": tables["rows"].rows(0, rows),
@@ -149,12 +158,12 @@ class Model:
             "logit_rows": tables["logit_rows"].rows(0, wanted),
         }
 
-    def _launch_step(self, rows: int, requests: int, wanted: int, batch: Parameter) -> None:
-        """The body of the trace: every launch of a step of these sizes."""
+    def _launch_step(self, shape: StepShape) -> None:
+        """The body of the trace: every launch of a step of this shape, behind its batch."""
         launch, tables = self.runtime.launch, self._tables
+        rows, requests, wanted = shape
         step_rows = IndexSpace((0,), (rows,))
-        parts = self._batch_parts(rows, requests, wanted)
-        launch(load_batch, **parts, batch=batch)
+        parts = self._batch_parts(shape)
         plan: dict[str, Any] = {
             "keys": tables["keys"].rows(0, requests),
             "bias": tables["bias"].rows(0, rows),

@@ -54,7 +54,7 @@ def plan_attention(
 ) -> None:
     """Work out which slots each request's rows look at, and which of them each row sees.
 
-    Rows of a request lie together, requests in order.
+    Rows of a request lie together, requests in order. A request without rows is padding.
 
     Args:
         rows: ``positions``, ``request``: (rows,) int64.
@@ -139,6 +139,8 @@ def tree_attention(
     """
     kv_heads, size = kv.k.shape[2:]
     for r, (start, stop, num_keys, masked) in enumerate(extents.tolist()):
+        if start == stop:  # a request that is padding
+            continue
         slots = keys[r, :num_keys]
         k = kv.k[0].index_select(0, slots).permute(1, 2, 0)  # (kv_heads, size, keys)
         v = kv.v[0].index_select(0, slots).transpose(0, 1)  # (kv_heads, keys, size)
@@ -172,11 +174,12 @@ def _tree_attention_compiled(
 
 
 @task(kv=RW, pure=True, axes={"kv": _POOL})
-def commit_kv(kv: SimpleNamespace, sources: Tensor, targets: Tensor) -> None:
-    """Copy accepted K/V of all layers at once; sources, targets (accepted,) int64 slots.
+def commit_kv(kv: SimpleNamespace, moves: Tensor) -> None:
+    """Copy accepted K/V of all layers at once; moves (2, accepted) int64: from slot, to slot.
 
     Targets are slots of uncommitted positions, never among the sources.
     """
+    sources, targets = moves
     kv.k.index_copy_(1, targets, kv.k.index_select(1, sources))
     kv.v.index_copy_(1, targets, kv.v.index_select(1, sources))
 

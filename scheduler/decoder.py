@@ -12,8 +12,9 @@ from typing import Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from specinfer.models.batch import TokenBatch, ancestor_bits
+from specinfer.models.batch import EMPTY_BATCH, TokenBatch, ancestor_bits
 from specinfer.models.model import Model
 from specinfer.ops.attention import commit_kv
 from specinfer.runtime.region import Subregion
@@ -86,10 +87,14 @@ class Decoder:
             Logits: for each work in order, one row behind the chain if wanted, then one for each of
             its tree rows.
         """
-        logits = self.model.forward(self._batch(works))
+        return self.model.forward(self.frame(works))
+
+    def frame(self, works: Sequence[Work]) -> TokenBatch:
+        """The batch of all works; from now on, their chains count as committed."""
+        batch = self._batch(works) if works else EMPTY_BATCH
         for work in works:
             self.slots.commit(work.request, len(work.chain))
-        return logits
+        return batch
 
     def commit(self, paths: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Keep the K/V of accepted nodes, for all requests and layers in one launch.
@@ -98,19 +103,24 @@ class Decoder:
             paths: for each request, its accepted nodes in order of depth: indices into the
                 ``tokens`` of its last work.
         """
-        sources, targets = [], []
+        moves = self.moves(paths)
+        if moves.shape[1]:
+            self.model.runtime.launch(commit_kv, kv=self.model.kv.part(), moves=moves)
+
+    def moves(self, paths: Sequence[tuple[int, Sequence[int]]]) -> Tensor:
+        """Where :meth:`commit` copies K/V from and to; from now on, they count as committed.
+
+        Returns:
+            (2, accepted nodes) int64 slots.
+        """
+        found = [np.zeros((2, 0), np.int64)]
         for request, nodes in paths:
             start = self.slots.length(request)
-            sources.append(self.slots.scratch(request)[list(nodes)])
-            targets.append(self.slots.committed(request, start, start + len(nodes)))
+            sources = self.slots.scratch(request)[list(nodes)]
+            targets = self.slots.committed(request, start, start + len(nodes))
+            found.append(np.stack((sources, targets)))
             self.slots.commit(request, len(nodes))
-        if sum(map(len, sources)):
-            self.model.runtime.launch(
-                commit_kv,
-                kv=self.model.kv.part(),
-                sources=torch.from_numpy(np.concatenate(sources)),
-                targets=torch.from_numpy(np.concatenate(targets)),
-            )
+        return torch.from_numpy(np.concatenate(found, axis=1))
 
     def _batch(self, works: Sequence[Work]) -> TokenBatch:
         counts = np.array([work.num_rows for work in works])

@@ -246,7 +246,7 @@ def test_writing_touches_the_slots_of_the_rows_only() -> None:
 def test_commit_moves_all_layers_and_leaves_the_sources() -> None:
     k, v = torch.randn(2, 3, 9, 2, 4)
     kv = SimpleNamespace(k=k.clone(), v=v.clone())
-    commit_kv(kv, torch.tensor([8, 5]), torch.tensor([1, 2]))
+    commit_kv(kv, torch.tensor([[8, 5], [1, 2]]))
     for now, before in ((kv.k, k), (kv.v, v)):
         assert torch.equal(now[:, [1, 2]], before[:, [8, 5]])
         assert torch.equal(now[:, [0, 3, 4, 5, 6, 7, 8]], before[:, [0, 3, 4, 5, 6, 7, 8]])
