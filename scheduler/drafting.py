@@ -7,12 +7,14 @@ changes what is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from specinfer.scheduler.pruning import limited
 from specinfer.scheduler.speculators import Context, Speculator
+from specinfer.scheduler.speculators.ssm import SSMSpeculator
 from specinfer.scheduler.token_tree import TokenTree, merge
 from specinfer.scheduler.verifiers.choice import Verifier
 
@@ -88,8 +90,23 @@ def trees_of(speculator: Speculator, contexts: Sequence[Context]) -> dict[int, T
     return {context.request: tree for context, tree in zip(contexts, trees, strict=True)}
 
 
+def _in_turns(steps: Iterable[Iterator[None]]) -> None:
+    """Go on with each until it would wait, then with the next."""
+    going = deque(steps)
+    while going:
+        if next(going[0], _DONE) is _DONE:
+            going.popleft()
+        else:
+            going.rotate(-1)
+
+
+_DONE = object()
+
+
 class FixedTrees:
     """Every speculator draws a tree for every request, and all of it is verified.
+
+    SSMs do not wait for each other: each goes on with its next level as soon as it can.
 
     Args:
         speculators: in the order of their numbers.
@@ -100,10 +117,15 @@ class FixedTrees:
 
     def draft(self, asks: Sequence[Ask], other_rows: int) -> list[TokenTree]:
         """What was proposed, merged."""
-        drafts = []
-        for drafter, speculator in enumerate(self._speculators):
-            contexts = [c for ask in asks if (c := ask.contexts[drafter]).max_depth > 0]
-            drafts.append(trees_of(speculator, contexts))
+        asked = [
+            [c for ask in asks if (c := ask.contexts[drafter]).max_depth > 0]
+            for drafter in range(len(self._speculators))
+        ]
+        pairs = [*zip(self._speculators, asked, strict=True)]
+        _in_turns([s.drafting(c) for s, c in pairs if c and isinstance(s, SSMSpeculator)])
+        drafts = [
+            s.proposed() if c and isinstance(s, SSMSpeculator) else trees_of(s, c) for s, c in pairs
+        ]
         return [ask.fitted(ask.merged(drafts)) for ask in asks]
 
     def verified(self, rows: int, seconds: float, accepted: Mapping[int, Sequence[int]]) -> None:

@@ -236,7 +236,7 @@ def make_bench(
 
 def decoder_of(speculator: SSMSpeculator) -> Decoder:
     """The decoder inside an SSM."""
-    return speculator._decoder
+    return speculator.decoder
 
 
 def slots_of(holder: Decoder | Speculator) -> KVPages | None:

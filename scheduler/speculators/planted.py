@@ -17,12 +17,12 @@ from itertools import accumulate
 
 from specinfer.ops.noise import key_of, uniform
 from specinfer.runtime.errors import ConfigError
-from specinfer.scheduler.decoder import Decoder, Work
+from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.speculators import Context
 from specinfer.scheduler.speculators.drawing import Drawn
 from specinfer.scheduler.speculators.making import Parts, SSMMaker
 from specinfer.scheduler.speculators.proposals import ReducedVocabulary
-from specinfer.scheduler.speculators.ssm import SSMSpeculator, _Draft
+from specinfer.scheduler.speculators.ssm import Level, SSMSpeculator
 from specinfer.scheduler.token_tree import TokenTree
 
 Acceptance = Sequence[Sequence[float]]
@@ -72,15 +72,14 @@ class PlantedSpeculator(SSMSpeculator):
         self._number_of = {prompt: number for number, prompt in enumerate(told)}
         self._seed = seed
 
-    def _children(
-        self, works: Sequence[Work], growing: Sequence[tuple[Context, _Draft]], width: int
-    ) -> list[list[Drawn]]:
-        """What the model would propose is found, and replaced."""
-        super()._children(works, growing, width)
-        return [
+    def grow(self, drawn: Sequence[Sequence[Drawn]]) -> Level:
+        """What the model proposes was found, and is replaced."""
+        width = self.expansion[self._depth]
+        planted = [
             [self._planted(context, draft.tree, node, width) for node in draft.frontier]
-            for context, draft in growing
+            for context, draft in self._growing
         ]
+        return super().grow(planted)
 
     def _planted(self, context: Context, tree: TokenTree, node: int, width: int) -> Drawn:
         depth = tree.depths[node]
@@ -110,8 +109,8 @@ class PlantedSpeculator(SSMSpeculator):
         """All tokens that the model knows, from one on that nothing says anything about."""
         count = self._num_tokens
         start = uniform(key_of(self._seed, WRONG, len(context.tokens)), node) * count
-        ids = [(int(start) + i) % count for i in range(min(count, max(self._expansion) + 1))]
-        return ids if self._vocabulary is None else self._vocabulary.to_llm(ids)
+        ids = [(int(start) + i) % count for i in range(min(count, max(self.expansion) + 1))]
+        return ids if self.vocabulary is None else self.vocabulary.to_llm(ids)
 
 
 @dataclass(frozen=True, slots=True)

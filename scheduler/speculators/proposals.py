@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from specinfer.models.draft_vocabulary import DraftVocabulary
+from specinfer.ops.sample import top_k
 from specinfer.runtime.privilege import R
 from specinfer.runtime.task import task
 from specinfer.scheduler.errors import RequestError
@@ -78,13 +79,17 @@ def propose(
     """Draw children, by their numbers in the LLM's vocabulary.
 
     Args:
-        logits: (nodes of all asks, vocabulary of the model).
+        logits: (nodes of all asks, vocabulary of the model); more rows are padding.
         asks: what is wanted.
         vocabulary: the model's; None: the LLM's.
     """
     found, row = [], 0
     for ask in asks:
         children = []
+        if ask.context.drawing.is_plain:
+            found.append(_likeliest(logits[row : row + len(ask.nodes)], ask.count, vocabulary))
+            row += len(ask.nodes)
+            continue
         for node in ask.nodes:
             if vocabulary is None:
                 children.append(_children(logits[row], ask, node))
@@ -93,6 +98,20 @@ def propose(
             row += 1
         found.append(children)
     return found
+
+
+def _likeliest(logits: Tensor, count: int, vocabulary: ReducedVocabulary | None) -> list[Drawn]:
+    """The likeliest children of some nodes; logits (nodes, vocabulary of the model)."""
+    if vocabulary is not None:
+        logits = logits[:, : vocabulary.num_tokens]
+    tokens = torch.empty((len(logits), count), dtype=torch.int64)
+    log_probs = torch.empty((len(logits), count))
+    top_k(logits, tokens, log_probs)
+    pairs = zip(tokens.tolist(), log_probs.tolist(), strict=True)
+    return [
+        Drawn(ids if vocabulary is None else vocabulary.to_llm(ids), found, None)
+        for ids, found in pairs
+    ]
 
 
 def _known_children(logits: Tensor, ask: Ask, node: int, vocabulary: ReducedVocabulary) -> Drawn:

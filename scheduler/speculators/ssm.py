@@ -7,12 +7,12 @@ is a best-first expansion: at every level only what may still be among the likel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from specinfer.models.batch import BatchLimits
+from specinfer.models.batch import BatchLimits, TokenBatch
 from specinfer.ops.sample import top_k
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.index_space import IndexSpace
@@ -121,6 +121,19 @@ class _Draft:
         return self.tree.restricted(sorted(likeliest[: self.limit]))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """What a level of all trees computes, and what is then asked for.
+
+    Attributes:
+        batch: of the model; without rows where nothing grows.
+        asks: for children of the nodes computed, by request.
+    """
+
+    batch: TokenBatch
+    asks: Sequence[Ask]
+
+
 class SSMSpeculator:
     """A small speculative model with K/V of its own.
 
@@ -134,6 +147,9 @@ class SSMSpeculator:
         nodes: most nodes of a tree, the likeliest; 0: all.
         vocabulary: the tokens that the model knows, of a larger vocabulary; None: it has the LLM's.
         draws: how children are drawn for requests that sample; None: as the verifier likes it best.
+
+    Attributes:
+        max_nodes: most nodes that it proposes.
 
     Raises:
         TreeError: an expansion that cannot make a tree, or wider than the vocabulary.
@@ -151,16 +167,18 @@ class SSMSpeculator:
         self.name = name
         self._draws = draws
         self.max_nodes, _ = most_nodes(expansion, nodes)
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._num_tokens = vocabulary.num_tokens if vocabulary else decoder.model.vocabulary
         if max(expansion) > self._num_tokens:
             raise TreeError(
                 f"{name}: expansion {list(expansion)}: expected widths of at most the "
                 f"vocabulary's {self._num_tokens} tokens"
             )
-        self._expansion = tuple(expansion)
-        self._decoder = decoder
+        self.expansion = tuple(expansion)
+        self.decoder = decoder
         self._drafts: dict[int, _Draft] = {}
+        self._growing: list[tuple[Context, _Draft]] = []
+        self._depth = 0
         shape = (decoder.model.limits.logit_rows, max(expansion))
         runtime = self._runtime
         self._tokens = runtime.region(
@@ -173,12 +191,12 @@ class SSMSpeculator:
     @property
     def limits(self) -> BatchLimits:
         """Of the model."""
-        return self._decoder.model.limits
+        return self.decoder.model.limits
 
     @property
     def slots(self) -> KVPages:
         """Of the model's K/V pool; whoever asks for a tree has had the request admitted there."""
-        return self._decoder.slots
+        return self.decoder.slots
 
     def release(self, request: int) -> None:
         """Forget the tree."""
@@ -189,35 +207,66 @@ class SSMSpeculator:
 
         Texts that are to be computed only in part are so in the first step.
         """
+        for _ in self.drafting(contexts):
+            pass
+        trees = self.proposed()
+        return [trees[context.request] for context in contexts]
+
+    def drafting(self, contexts: Sequence[Context]) -> Iterator[None]:
+        """Draw trees, giving way to others wherever it would wait; then ask :meth:`proposed`."""
+        level = self.begin(contexts)
+        while level.batch.num_rows:
+            logits = self.decoder.model.forward(level.batch)
+            if not level.asks:
+                break
+            children = self._children(logits, level.asks)
+            yield
+            level = self.grow(children())
+
+    def begin(self, contexts: Sequence[Context]) -> Level:
+        """Start trees; what the first level computes."""
         contexts = [self._as_told(context) for context in contexts]
         drafts = [_Draft(TokenTree(c.tokens[-1]), c.limit(self.max_nodes)) for c in contexts]
         self._drafts = {c.request: d for c, d in zip(contexts, drafts, strict=True)}
-        growing = [(c, d) for c, d in zip(contexts, drafts, strict=True) if c.may_draw]
-        works = [self._catch_up(context) for context in contexts if context.max_depth > 0]
-        if works and not growing:
-            self._step(works)
-        for level, width in enumerate(self._expansion):
-            growing = [(c, d) for c, d in growing if c.max_depth > level and d.frontier]
-            if not growing:
-                break
-            if level > 0:
-                works = [Work.of_tree(c.request, d.tree, computed=d.computed) for c, d in growing]
-            for (_, draft), drawn in zip(
-                growing, self._children(works, growing, width), strict=True
-            ):
-                draft.grow(drawn)
-        return [draft.proposed() for draft in drafts]
+        self._growing = [(c, d) for c, d in zip(contexts, drafts, strict=True) if c.may_draw]
+        self._depth = 0
+        return self._level([self._catch_up(c) for c in contexts if c.max_depth > 0])
+
+    def grow(self, drawn: Sequence[Sequence[Drawn]]) -> Level:
+        """Add a level to the trees; what the next one computes.
+
+        Args:
+            drawn: by request that was asked about, children of each of its nodes.
+        """
+        for (_, draft), children in zip(self._growing, drawn, strict=True):
+            draft.grow(children)
+        self._depth += 1
+        self._growing = [(c, d) for c, d in self._growing if c.max_depth > self._depth]
+        self._growing = [(c, d) for c, d in self._growing if d.frontier]
+        if self._depth == len(self.expansion):
+            self._growing = []
+        return self._level(
+            [Work.of_tree(c.request, d.tree, computed=d.computed) for c, d in self._growing]
+        )
+
+    def proposed(self) -> dict[int, TokenTree]:
+        """The trees as they are now, by request."""
+        return {request: draft.proposed() for request, draft in self._drafts.items()}
 
     def accept(self, tokens: Mapping[int, Sequence[int]]) -> None:
         """Commit the K/V of accepted nodes that this model proposed and computed itself."""
+        self.decoder.commit(self.accepted(tokens))
+
+    def accepted(self, tokens: Mapping[int, Sequence[int]]) -> list[tuple[int, list[int]]]:
+        """The nodes to commit, for :meth:`Decoder.commit`; the trees are done with."""
         paths = []
-        for request, accepted in tokens.items():
+        for request, taken in tokens.items():
             draft = self._drafts.pop(request, None)
             if draft is not None:
                 # The last token is the next root: its K/V come with the next tree.
-                nodes = [n for n in draft.tree.follow(accepted[:-1]) if n < draft.computed]
+                nodes = [n for n in draft.tree.follow(taken[:-1]) if n < draft.computed]
                 paths.append((request, [node - 1 for node in nodes]))
-        self._decoder.commit(paths)
+        return paths
 
     def _as_told(self, context: Context) -> Context:
         drawing = context.drawing
@@ -231,37 +280,39 @@ class SSMSpeculator:
         chain = context.tokens[self.slots.length(request) : context.computed]
         return Work(request=request, chain=chain, chain_logits=context.may_draw)
 
-    def _step(self, works: Sequence[Work]) -> Subregion:
-        """Compute, after the texts were put into the model's own vocabulary."""
-        if (known := self._vocabulary) is not None:
+    def _level(self, works: Sequence[Work]) -> Level:
+        """A level's batch, of texts in the model's own vocabulary, and what is asked of it."""
+        if (known := self.vocabulary) is not None:
             works = [
                 replace(work, chain=known.to_draft(work.chain), tokens=known.to_draft(work.tokens))
                 for work in works
             ]
-        return self._decoder.step(works)
+        asks = [
+            Ask(context, draft.tree, draft.frontier, self.expansion[self._depth])
+            for context, draft in self._growing
+        ]
+        return Level(self.decoder.frame(works), asks)
 
-    def _children(
-        self, works: Sequence[Work], growing: Sequence[tuple[Context, _Draft]], width: int
-    ) -> list[list[Drawn]]:
-        """Compute the works; for each request, the children of each node of its frontier."""
-        logits, known = self._step(works), self._vocabulary
-        if not all(context.drawing.is_plain for context, _ in growing):
-            asks = [Ask(c, d.tree, d.frontier, width) for c, d in growing]
-            found: list[list[Drawn]] = self._runtime.launch(
-                propose, logits=logits, asks=asks, vocabulary=known
-            ).get()
-            return found
-        rows = logits.space.shape[0]
-        part = IndexSpace((0, 0), (rows, width))
+    def _children(self, logits: Subregion, asks: Sequence[Ask]) -> Callable[[], list[list[Drawn]]]:
+        """Issue what finds the children of each request's nodes; what waits for them."""
+        known = self.vocabulary
+        if not all(ask.context.drawing.is_plain for ask in asks):
+            future = self._runtime.launch(propose, logits=logits, asks=asks, vocabulary=known)
+            return future.get
+        part = IndexSpace((0, 0), (logits.space.shape[0], asks[0].count))
         tokens, log_probs = self._tokens.part(part), self._log_probs.part(part)
-        possible = logits.region.part(IndexSpace((0, 0), (rows, self._num_tokens)))
+        possible = logits.region.part(IndexSpace((0, 0), (part.shape[0], self._num_tokens)))
         self._runtime.launch(top_k, logits=possible, tokens=tokens, log_probs=log_probs)
-        likeliest = self._runtime.read(tokens).tolist()
-        if known is not None:
-            likeliest = [known.to_llm(row) for row in likeliest]
-        pairs = iter(zip(likeliest, self._runtime.read(log_probs).tolist(), strict=True))
-        return [[Drawn(*next(pairs), None) for _ in draft.frontier] for _, draft in growing]
+
+        def read() -> list[list[Drawn]]:
+            likeliest = self._runtime.read(tokens).tolist()
+            if known is not None:
+                likeliest = [known.to_llm(row) for row in likeliest]
+            pairs = iter(zip(likeliest, self._runtime.read(log_probs).tolist(), strict=True))
+            return [[Drawn(*next(pairs), None) for _ in ask.nodes] for ask in asks]
+
+        return read
 
     @property
     def _runtime(self) -> Runtime:
-        return self._decoder.model.runtime
+        return self.decoder.model.runtime

@@ -332,7 +332,7 @@ def pages_in_another_order(patch: pytest.MonkeyPatch) -> None:
 
 def commit_not_done(patch: pytest.MonkeyPatch) -> None:
     @task(kv=RW)
-    def commit(kv: Any, sources: torch.Tensor, targets: torch.Tensor) -> None:
+    def commit(kv: Any, moves: torch.Tensor) -> None:
         pass
 
     patch.setattr(COMMIT, commit)
@@ -340,7 +340,8 @@ def commit_not_done(patch: pytest.MonkeyPatch) -> None:
 
 def commit_to_the_wrong_slot(patch: pytest.MonkeyPatch) -> None:
     @task(kv=RW)
-    def commit(kv: Any, sources: torch.Tensor, targets: torch.Tensor) -> None:
+    def commit(kv: Any, moves: torch.Tensor) -> None:
+        sources, targets = moves
         kv.k[:, targets.flip(0)] = kv.k[:, sources]
         kv.v[:, targets.flip(0)] = kv.v[:, sources]
 
@@ -465,7 +466,7 @@ def ssm_keeps_its_first_guess(patch: pytest.MonkeyPatch) -> None:
             computed = self._drafts[request].computed
             kept = [node - 1 for node in nodes[1 : len(accepted)] if node < computed]
             paths.append((request, kept))
-        self._decoder.commit(paths)
+        self.decoder.commit(paths)
 
     patch.setattr(SSMSpeculator, "accept", accept)
 

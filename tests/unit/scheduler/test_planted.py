@@ -18,10 +18,11 @@ from tiny_models import (
     tiny_model,
 )
 
+from specinfer.models.batch import TokenBatch
+from specinfer.models.model import Model
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.region import Subregion
-from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Context
@@ -159,18 +160,18 @@ def test_runs_every_step_of_the_ssm_and_keeps_what_was_accepted(told: Told) -> N
     speculator = planted(expansion, [[1.0]] * 3, told)
     ((prompt, output), *_) = told.items()
     make_room(speculator, 0, 640)
-    decoder, written = speculator._decoder, 0
+    decoder, written = speculator.decoder, 0
     steps: list[int] = []
-    step = Decoder.step
+    forward = Model.forward
 
-    def counted(self: Decoder, works: Sequence[Work]) -> Subregion:
-        steps.append(sum(work.num_rows for work in works))
-        return step(self, works)
+    def counted(self: Model, batch: TokenBatch) -> Subregion:
+        steps.append(batch.num_rows)
+        return forward(self, batch)
 
     for _ in range(4):
         text = [*prompt, *output[:written]]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Decoder, "step", counted)
+            patch.setattr(Model, "forward", counted)
             speculator.draft([Context(0, text, 9, len(prompt))])
         speculator.accept({0: output[written : written + 4]})
         written += 4
