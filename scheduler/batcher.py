@@ -78,7 +78,7 @@ class Batcher:
         ssms: Sequence[KVPages] = (),
         allocate: Allocate = equal_shares,
     ) -> None:
-        self._budgets = budgets
+        self._usual = self._budgets = budgets
         self._llm = llm
         self._pools = (llm, *ssms)
         self._allocate = allocate
@@ -155,9 +155,16 @@ class Batcher:
                 return True
         return False
 
-    def begin(self) -> Iteration:
-        """What the next iteration does; empty if no request is there."""
+    def begin(self, budgets: Budgets | None = None) -> Iteration:
+        """What the next iteration does; empty if no request is there.
+
+        Args:
+            budgets: of this iteration; by default, those of all. There must be a row for each
+                request that runs.
+        """
         assert self._in_flight is None, "the last iteration was not finished"
+        self._budgets = budgets or self._usual
+        assert len(self._running) <= self._budgets.requests
         preempted = self._make_room()
         admitted = () if preempted else tuple(self._admit())
         decoding = [text for text in self._running if self._is_decoding(text)]

@@ -7,25 +7,20 @@ accepted tokens, and commits their K/V.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 from specinfer.runtime.context import Runtime
+from specinfer.runtime.region import Subregion
 from specinfer.scheduler.acceptance import Found, Verification, accept
 from specinfer.scheduler.batcher import Batcher
-from specinfer.scheduler.decoder import Decoder, Work
-from specinfer.scheduler.drafting import Ask, Drafting, FixedTrees
-from specinfer.scheduler.iteration import (
-    PREFILL_SHARE,
-    Budgets,
-    Chunk,
-    Decode,
-    Iteration,
-    Outcome,
-)
+from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.drafting import Drafting, FixedTrees
+from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
 from specinfer.scheduler.request import Request
-from specinfer.scheduler.speculators import Context, Drawing, Speculator
+from specinfer.scheduler.serving import Round, Serving, Taken, going_on
+from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ssm import SSMSpeculator
 from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.token_tree import TokenTree
@@ -76,7 +71,7 @@ class Engine:
         ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         budgets = _budgets(llm, ssms, self._speculators, prefill_share)
         self._batcher = Batcher(budgets, llm.slots, [ssm.slots for ssm in ssms])
-        self._requests: dict[int, Request] = {}
+        self._serving = Serving(self._batcher, self._speculators, verifier)
         self._verifier = verifier
         self._drafting = drafting or FixedTrees(self._speculators)
 
@@ -112,13 +107,11 @@ class Engine:
             RequestError: it can never be served, or its number is in use.
         """
         self.check(request)
-        self._batcher.submit(request)
-        self._requests[request.id] = request
+        self._serving.submit(request)
 
     def cancel(self, id: int) -> None:
         """Forget a request that has not ended, and free what it holds."""
-        if self._batcher.cancel(id):
-            self._forget(id)
+        self._serving.cancel(id)
 
     def run(self) -> Iterator[Event]:
         """Iterate until all requests are done, yielding what happens."""
@@ -130,167 +123,60 @@ class Engine:
 
         If it breaks off, what it wrote is kept, and all that ran is computed anew by the next one.
         """
-        iteration = self._batcher.begin()
-        self.stats.began(iteration)
-        lengths = {id: len(self._requests[id].output) for id in self._batcher.running}
+        requests = dict(self._serving.requests)
+        round = self._serving.begin()
         try:
-            events = self._carry_out(iteration)
+            taken = self._carry_out(round)
         except BaseException:  # of its K/V some may be there, and some not
-            self._batcher.abandon(self._outcomes(lengths))
-            for id in lengths:
-                self._let_go(id)
+            self._serving.abandon()
             raise
-        self._batcher.finish(self._outcomes(lengths))
-        for event in events:
-            if event.request.finish_reason is not None:
-                self._forget(event.request.id)
-        return events
+        self._serving.finish(taken)
+        self.stats.took(round.iteration, taken)
+        return [
+            Event(requests[one.request], list(one.tokens), one.tree, one.accepted) for one in taken
+        ]
 
-    def _forget(self, id: int) -> None:
-        del self._requests[id]
-        self._let_go(id)
-
-    def _let_go(self, id: int) -> None:
-        for speculator in self._speculators:
-            speculator.release(id)
-
-    def _outcomes(self, lengths: Mapping[int, int]) -> dict[int, Outcome]:
-        """What requests got since their outputs had so many tokens."""
-        requests = {id: self._requests[id] for id in lengths}
-        return {
-            id: Outcome(request.output[lengths[id] :], request.finish_reason is not None)
-            for id, request in requests.items()
-        }
-
-    def _carry_out(self, iteration: Iteration) -> list[Event]:
+    def _carry_out(self, round: Round) -> list[Taken]:
         """Draft, verify, accept and commit."""
+        serving = self._serving
         with self.stats.time("draft"):
-            trees = self._draft(iteration)
-        works = [Work.of_tree(request, tree, chain=[tree.root]) for request, tree in trees.items()]
-        works += [self._prefill(chunk) for chunk in iteration.chunks]
+            trees = self._draft(round)
+        works = serving.works(round, trees)
         start = perf_counter()
         with self.stats.time("verify" if trees else "prefill"):
-            accepted = self._verify(works, trees)
+            logits = self._llm.step(works)
+            found = self._verify(logits, serving.verifications(round, trees))
         if trees:
-            self._tell(works, accepted, perf_counter() - start)
-        return self._accept(works, trees, accepted)
+            nodes = {id: one.nodes for id, (one, _) in zip(trees, found, strict=False)}
+            rows = sum(work.num_rows for work in works)
+            self._drafting.verified(rows, perf_counter() - start, nodes)
+        taken = serving.take(round, trees, found)
+        with self.stats.time("commit"):
+            self._commit(going_on(taken))
+        return taken
 
-    def _draft(self, iteration: Iteration) -> dict[int, TokenTree]:
+    def _draft(self, round: Round) -> dict[int, TokenTree]:
         """A tree for each request that decodes, the oldest first."""
-        if not iteration.decodes:
-            return {}
-        if not self._speculators:
-            last = [(d.request, self._requests[d.request].output[-1]) for d in iteration.decodes]
-            return {request: TokenTree(token) for request, token in last}
-        computed = [{c.request: c.stop for c in chunks} for chunks in iteration.drafts]
-        asks = [self._ask(decode, computed) for decode in iteration.decodes]
-        prompts = sum(chunk.num_rows for chunk in iteration.chunks)
-        trees = self._drafting.draft(asks, prompts)
-        return {ask.request: tree for ask, tree in zip(asks, trees, strict=True)}
+        if not round.asks:
+            return self._serving.roots(round.iteration)
+        prompts = sum(chunk.num_rows for chunk in round.iteration.chunks)
+        trees = self._drafting.draft(round.asks, prompts)
+        return {ask.request: tree for ask, tree in zip(round.asks, trees, strict=True)}
 
-    def _ask(self, decode: Decode, computed: Sequence[Mapping[int, int]]) -> Ask:
-        """What speculators see of a request, and what verifies what they guess.
-
-        Args:
-            decode: the request, and how large its tree may be.
-            computed: by SSM: how far it computes each text; who is missing is not asked about.
-        """
-        request, of_ssms = self._requests[decode.request], iter(computed)
-        params = request.sampling
-        verifier = verifier_of(self._verifier, is_greedy=params.is_greedy)
-        context = Context(
-            request.id,
-            request.tokens,
-            decode.depth,
-            len(request.prompt),
-            max_nodes=decode.nodes,
-        )
-        contexts = []
-        for drafter, speculator in enumerate(self._speculators):
-            drawing = Drawing(verifier.draws, params, params.seed or 0, drafter)
-            told = replace(context, drawing=drawing)
-            if isinstance(speculator, SSMSpeculator):
-                stop = next(of_ssms).get(request.id)
-                told = replace(told, computed=stop, max_depth=0 if stop is None else decode.depth)
-            contexts.append(told)
-        return Ask(contexts, verifier)
-
-    def _tell(self, works: Sequence[Work], accepted: Sequence[Found], seconds: float) -> None:
-        """Let drafting learn what a pass came to."""
-        verified = (work.request for work in works if work.chain_logits)
-        nodes = {id: found.nodes for id, (found, _) in zip(verified, accepted, strict=True)}
-        self._drafting.verified(sum(work.num_rows for work in works), seconds, nodes)
-
-    def _prefill(self, chunk: Chunk) -> Work:
-        """A part of a text that the LLM lacks."""
-        tokens = self._requests[chunk.request].tokens[chunk.start : chunk.stop]
-        self.stats.num_prompt_tokens += len(tokens)
-        return Work(request=chunk.request, chain=tokens, chain_logits=chunk.is_last)
-
-    def _verify(self, works: Sequence[Work], trees: Mapping[int, TokenTree]) -> list[Found]:
-        """One pass of the LLM, and what it agrees with: of each work whose logits are wanted."""
-        runtime = self._llm.model.runtime
-        logits = self._llm.step(works)
-        self.stats.num_passes += 1
-        if logits.space.is_empty:
+    def _verify(self, logits: Subregion, verifications: Sequence[Verification]) -> list[Found]:
+        """What the LLM agrees with."""
+        if not verifications:
             return []
-        verifications = [
-            self._verification(self._requests[work.request], trees.get(work.request))
-            for work in works
-            if work.chain_logits
-        ]
-        found: list[Found] = runtime.launch(
+        found: list[Found] = self.runtime.launch(
             accept, logits=logits, verifications=verifications
         ).get()
         return found
 
-    def _verification(self, request: Request, tree: TokenTree | None) -> Verification:
-        """Behind a prompt there is nothing to verify, and a token to pick."""
-        tokens, params = request.tokens, request.sampling
-        return Verification(
-            tree or TokenTree(tokens[-1]),
-            tokens,
-            len(request.prompt),
-            params,
-            params.seed or 0,
-            verifier_of(self._verifier, is_greedy=params.is_greedy),
-            request.num_logprobs,
-        )
-
-    def _accept(
-        self,
-        works: Sequence[Work],
-        trees: Mapping[int, TokenTree],
-        accepted: Sequence[Found],
-    ) -> list[Event]:
-        events, found = [], iter(accepted)
-        for work in works:
-            request, tree = self._requests[work.request], trees.get(work.request)
-            if not work.chain_logits:
-                events.append(Event(request, []))
-            elif tree is None:
-                events.append(_verified(request, None, next(found)))
-            else:
-                events.append(_verified(request, tree, next(found)))
-                self.stats.verified(tree, events[-1].accepted, len(events[-1].tokens))
-        self.stats.num_tokens += sum(len(event.tokens) for event in events)
-        with self.stats.time("commit"):
-            self._commit([event for event in events if event.tree is not None])
-        return events
-
-    def _commit(self, events: Sequence[Event]) -> None:
-        """Keep the K/V of accepted nodes; a request that has ended needs none."""
-        going_on = [event for event in events if event.request.finish_reason is None]
-        self._llm.commit([(e.request.id, [node - 1 for node in e.accepted]) for e in going_on])
+    def _commit(self, taken: Sequence[Taken]) -> None:
+        """Keep the K/V of accepted nodes."""
+        self._llm.commit([(one.request, [node - 1 for node in one.accepted]) for one in taken])
         for speculator in self._speculators:
-            speculator.accept({event.request.id: event.tokens for event in going_on})
-
-
-def _verified(request: Request, tree: TokenTree | None, found: Found) -> Event:
-    """Take what was accepted; what lies past the end of the text is dropped."""
-    accepted, logprobs = found
-    kept = request.take(accepted.tokens, logprobs)
-    return Event(request, kept, tree, accepted.nodes[: len(kept)])
+            speculator.accept({one.request: one.tokens for one in taken})
 
 
 def _budgets(

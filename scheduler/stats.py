@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from specinfer.scheduler.iteration import Iteration
+from specinfer.scheduler.serving import Taken
 from specinfer.scheduler.token_tree import TokenTree
 
 
@@ -71,10 +72,16 @@ class Stats:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + perf_counter() - start
 
-    def began(self, iteration: Iteration) -> None:
-        """Count who comes and goes."""
+    def took(self, iteration: Iteration, taken: Sequence[Taken]) -> None:
+        """Count an iteration, and what it did for each request."""
+        self.num_passes += 1
         self.num_cached_tokens += sum(admitted.cached for admitted in iteration.admitted)
         self.num_preempted += len(iteration.preempted)
+        self.num_prompt_tokens += sum(chunk.num_rows for chunk in iteration.chunks)
+        for one in taken:
+            self.num_tokens += len(one.tokens)
+            if one.tree is not None:
+                self.verified(one.tree, one.accepted, len(one.tokens))
 
     def verified(self, tree: TokenTree, nodes: Sequence[int], num_kept: int) -> None:
         """Count a verification.

@@ -20,7 +20,7 @@ from tiny_models import (
     tiny_model,
 )
 
-from specinfer.scheduler.iteration import Iteration
+from specinfer.scheduler.iteration import Budgets, Iteration
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
 
@@ -41,8 +41,8 @@ def serve(seed: int, seen: Counter[str]) -> None:
         bench.engine.submit(requests[-1])
     begin = bench.engine._batcher.begin
 
-    def noted() -> Iteration:
-        iteration = begin()
+    def noted(budgets: Budgets | None = None) -> Iteration:
+        iteration = begin(budgets)
         seen["preempted"] += len(iteration.preempted)
         seen["found"] += sum(admitted.cached > 0 for admitted in iteration.admitted)
         asked = sum(map(len, iteration.drafts))
