@@ -129,6 +129,10 @@ class TextStream:
         # the first token of a text specially.
         self._num_out = 0
 
+    def anew(self) -> TextStream:
+        """Another one of the same kind, at its beginning."""
+        return TextStream(self._tokenizer, skip_special_tokens=self._skip)
+
     def feed(self, ids: Iterable[int]) -> str:
         """Take the next tokens; return the text that is complete now, perhaps none."""
         self._window.extend(ids)

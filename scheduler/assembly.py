@@ -181,6 +181,11 @@ class Assembly:
             SpecInferError: weights that do not fit their model, or that this machine has not the
                 memory for what is asked.
         """
+        if self.batch.lookahead and self.runtime.num_ranks > 1:
+            raise ConfigError(
+                f"batch.lookahead is {self.batch.lookahead} on {self.runtime.num_ranks} ranks, "
+                "expected 0: every rank schedules for itself"
+            )
         program = compile_graph(llm.graph)
         models = [model for draft in drafts for model in draft.models]
         programs = {id(plan): compile_graph(plan.graph) for plan, _ in models}
@@ -205,8 +210,14 @@ class Assembly:
         else:
             rows, agree = model.model.limits.rows, self.runtime.agree
             drafting = AdaptiveTrees(speculators, cost, rows, agree)
-        share = self.batch.prefill_share
-        return Engine(model, speculators, drafting, verifier=verifier, prefill_share=share)
+        return Engine(
+            model,
+            speculators,
+            drafting,
+            verifier=verifier,
+            prefill_share=self.batch.prefill_share,
+            lookahead=self.batch.lookahead,
+        )
 
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
         weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)

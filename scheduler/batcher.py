@@ -94,6 +94,11 @@ class Batcher:
         return not self._waiting and not self._running
 
     @property
+    def is_in_flight(self) -> bool:
+        """Whether an iteration has begun, and not ended."""
+        return self._in_flight is not None
+
+    @property
     def running(self) -> list[int]:
         """Requests that have K/V, the oldest first."""
         return [text.id for text in self._running]
@@ -219,6 +224,11 @@ class Batcher:
         self._let_leave()
         while self._running:
             self._preempt()
+
+    def forget(self) -> None:
+        """Find no K/V of what was computed up to now; no request runs."""
+        for pool in self._pools:
+            pool.forget()
 
     def _take(self, outcomes: Mapping[int, Outcome]) -> Iteration:
         """Append what was written; return what had been told."""

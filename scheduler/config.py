@@ -261,7 +261,7 @@ class SpeculationConfig:
 
     Attributes:
         adaptive: whether trees are as large as they turn out to be worth; else they are as large as
-            the speculators draw them.
+            the speculators draw them. None: unless ``batch.lookahead`` is set.
         enabled: whether anything is guessed; a request may say otherwise, as of the next two.
         max_nodes: most nodes of a request's tree; 0: as many as the speculators propose.
         max_depth: most levels of it; 0: as deep as they go.
@@ -270,7 +270,7 @@ class SpeculationConfig:
             likeliest tokens are followed, whatever is said here.
     """
 
-    adaptive: bool = True
+    adaptive: bool | None = None
     enabled: bool = True
     max_nodes: int = 0
     max_depth: int = 0
@@ -299,6 +299,8 @@ class BatchConfig:
             of ``max_length`` tokens take. With fewer, requests wait, or lose theirs and are
             computed again.
         prefill_share: of the rows of a pass, kept for prompts while there are some to compute.
+        lookahead: iterations that are issued before the one before them was read. Trees are then as
+            large as the speculators draw them, and texts come that much later.
     """
 
     max_requests: int = 16
@@ -306,10 +308,11 @@ class BatchConfig:
     max_length: int = 0
     kv_pages: int = 0
     prefill_share: float = PREFILL_SHARE
+    lookahead: int = 0
 
     def __post_init__(self) -> None:
         _at_least_one(self, "max_requests", "max_rows")
-        for name in ("max_length", "kv_pages"):
+        for name in ("max_length", "kv_pages", "lookahead"):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"{name} is {value}, expected at least 0")
         if not 0 <= self.prefill_share <= 1:

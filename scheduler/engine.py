@@ -17,7 +17,9 @@ from specinfer.scheduler.acceptance import Found, Verification, accept
 from specinfer.scheduler.batcher import Batcher
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.drafting import Drafting, FixedTrees
+from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
+from specinfer.scheduler.pipeline import Pipeline
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
 from specinfer.scheduler.speculators import Speculator
@@ -54,6 +56,8 @@ class Engine:
         verifier: of requests that sample: a name of
             :data:`specinfer.scheduler.verifiers.choice.VERIFIERS`, or ``auto``.
         prefill_share: of the rows of a pass, kept for prompts as long as there are that many.
+        lookahead: iterations that are issued before the one before them was read; trees are then
+            not for ``drafting`` to decide.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Engine:
         *,
         verifier: str = AUTO,
         prefill_share: float = PREFILL_SHARE,
+        lookahead: int = 0,
     ) -> None:
         self.stats = Stats(tuple(speculator.name for speculator in speculators))
         self._llm = llm
@@ -74,6 +79,11 @@ class Engine:
         self._serving = Serving(self._batcher, self._speculators, verifier)
         self._verifier = verifier
         self._drafting = drafting or FixedTrees(self._speculators)
+        self._requests: dict[int, Request] = {}
+        self._lookahead = lookahead
+        self._pipeline = (
+            Pipeline(self._serving, llm, self._speculators, budgets) if lookahead else None
+        )
 
     @property
     def runtime(self) -> Runtime:
@@ -83,7 +93,7 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """Whether no request waits or runs."""
-        return self._batcher.is_idle
+        return not self._requests
 
     def check(self, request: Request, who: str = "") -> None:
         """Refuse a request that can never be served.
@@ -107,11 +117,22 @@ class Engine:
             RequestError: it can never be served, or its number is in use.
         """
         self.check(request)
-        self._serving.submit(request)
+        if request.id in self._requests:
+            raise RequestError(f"request {request.id}: this number is in use, expected another")
+        self._requests[request.id] = request
+        if self._pipeline is None:
+            self._serving.submit(request)
+        else:
+            self._pipeline.submit(request.anew())
 
     def cancel(self, id: int) -> None:
         """Forget a request that has not ended, and free what it holds."""
-        self._serving.cancel(id)
+        if self._requests.pop(id, None) is None:
+            return
+        if self._pipeline is None:
+            self._serving.cancel(id)
+        else:
+            self._pipeline.cancel(id)
 
     def run(self) -> Iterator[Event]:
         """Iterate until all requests are done, yielding what happens."""
@@ -123,18 +144,47 @@ class Engine:
 
         If it breaks off, what it wrote is kept, and all that ran is computed anew by the next one.
         """
-        requests = dict(self._serving.requests)
+        round, taken = self._at_once() if self._pipeline is None else self._ahead(self._pipeline)
+        self.stats.took(round.iteration, taken)
+        known = [one for one in taken if one.request in self._requests]
+        events = [
+            Event(self._requests[one.request], list(one.tokens), one.tree, one.accepted)
+            for one in known
+        ]
+        for one in known:
+            if one.has_ended:
+                del self._requests[one.request]
+        return events
+
+    def _at_once(self) -> tuple[Round, list[Taken]]:
+        """An iteration, from its beginning to its end."""
         round = self._serving.begin()
         try:
             taken = self._carry_out(round)
         except BaseException:  # of its K/V some may be there, and some not
             self._serving.abandon()
+            for id in self._requests.keys() - self._serving.requests.keys():
+                del self._requests[id]
             raise
         self._serving.finish(taken)
-        self.stats.took(round.iteration, taken)
-        return [
-            Event(requests[one.request], list(one.tokens), one.tree, one.accepted) for one in taken
-        ]
+        return round, taken
+
+    def _ahead(self, pipeline: Pipeline) -> tuple[Round, list[Taken]]:
+        """Issue iterations, and read the oldest."""
+        try:
+            with self.stats.time("iteration"):
+                while pipeline.num_in_flight <= self._lookahead:
+                    pipeline.issue(self._requests.values())
+                round, taken = pipeline.read()
+                for one in taken:
+                    if (request := self._requests.get(one.request)) is not None:
+                        request.take(one.tokens, one.logprobs)
+                if self._requests.keys() <= {one.request for one in taken if one.has_ended}:
+                    self.stats.num_passes += pipeline.drain()
+        except BaseException:
+            pipeline.recover(self._requests.values())
+            raise
+        return round, taken
 
     def _carry_out(self, round: Round) -> list[Taken]:
         """Draft, verify, accept and commit."""

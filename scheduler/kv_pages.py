@@ -169,6 +169,14 @@ class KVPages:
             self._let_go(page)
         self._free_scratch.append(held.scratch)
 
+    def forget(self) -> None:
+        """Find nothing of what was computed up to now; nobody holds a page."""
+        assert not self._held, list(self._held)
+        self._free += self._idle
+        self._idle.clear()
+        self._page_of.clear()
+        self._digest_of.clear()
+
     def length(self, request: int) -> int:
         """Committed tokens of a request."""
         return self._held[request].length

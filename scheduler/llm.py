@@ -239,7 +239,7 @@ class LLM:
             makers,
             verifier,
             self._progress,
-            is_adaptive=self._speculation.adaptive,
+            is_adaptive=_is_adaptive(self._speculation, batch),
         )
 
     def generate(
@@ -445,6 +445,15 @@ def _watched(events: Iterable[Event], lanes: RequestLanes) -> Iterator[Event]:
     for event in events:
         lanes.went_on(event.request)
         yield event
+
+
+def _is_adaptive(speculation: SpeculationConfig, batch: BatchConfig) -> bool:
+    if speculation.adaptive and batch.lookahead:
+        raise ConfigError(
+            f"speculation.adaptive is true and batch.lookahead {batch.lookahead}: how large trees "
+            "are must be known before they are worth anything; expected one of the two"
+        )
+    return not batch.lookahead if speculation.adaptive is None else speculation.adaptive
 
 
 def _is_one(prompts: Prompt | Sequence[Prompt]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.sampling.logprobs import TokenLogprobs
@@ -55,6 +55,13 @@ class Request:
             stop_ids=self.stop_ids,
             text=self.text,
         )
+
+    def anew(self, output: Sequence[int] = ()) -> Request:
+        """The same request, of which so much has been written."""
+        text = self.text.anew() if self.text else None
+        request = replace(self, text=text, output=[], logprobs=[], finish_reason=None)
+        request.take(output)
+        return request
 
     @property
     def tokens(self) -> list[int]:

@@ -158,6 +158,16 @@ class Serving:
             else:
                 self._forget(id)
 
+    def start_anew(self, requests: Sequence[Request]) -> None:
+        """Forget all, its K/V too, and serve these requests."""
+        if self._batcher.is_in_flight:
+            self.abandon()
+        for id in list(self.requests):
+            self.cancel(id)
+        self._batcher.forget()
+        for request in requests:
+            self.submit(request)
+
     def _forget(self, id: int) -> None:
         del self.requests[id]
         self._let_go(id)

@@ -36,6 +36,10 @@ class StopText:
         self._length = 0
         self._tail = ""
 
+    def anew(self) -> StopText:
+        """Another one of the same kind, at its beginning."""
+        return StopText(self._stream.anew(), self._strings)
+
     @property
     def text(self) -> str:
         """The characters that are sure; once it has ended, all of the text."""

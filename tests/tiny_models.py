@@ -220,6 +220,7 @@ def make_bench(
     processors: Sequence[str] = ("cpu",),
     executor: Executor | None = None,
     verifier: str = "auto",
+    lookahead: int = 0,
 ) -> Bench:
     """An engine without a tokenizer."""
     runtime, sizes = Runtime(executor, processors), sizes or Sizes()
@@ -231,7 +232,8 @@ def make_bench(
         for speculator, draft in zip(speculators, drafts, strict=True)
         if isinstance(speculator, SSMSpeculator) and isinstance(draft, Draft)
     ]
-    return Bench(Engine(llm, speculators, verifier=verifier), llm, ssms)
+    engine = Engine(llm, speculators, verifier=verifier, lookahead=lookahead)
+    return Bench(engine, llm, ssms)
 
 
 def decoder_of(speculator: SSMSpeculator) -> Decoder:

@@ -1,0 +1,366 @@
+"""Iterations as launches only: the next is issued before the one before it was read.
+
+All that an iteration does, from scheduling to commit, is a task; what one hands to the next is a
+future. So the host issues an iteration without knowing what came of the one before, and reads it
+while the next runs. Two things make this possible:
+
+* *Rooms.* How large launches are must be known when they are issued. A room is the most that an
+  iteration may need by what has been read; what it does not need of it is padding.
+* *The desk.* Trees and the state of requests are plain Python values that tasks change. Who may is
+  said by privileges on a region with a place for the LLM and one for each speculator; nothing is
+  stored in it. So SSMs, which have places of their own, draw at the same time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specinfer.models.batch import StepShape, TokenBatch
+from specinfer.ops.attention import commit_kv
+from specinfer.runtime.errors import SpecInferError
+from specinfer.runtime.future import Future
+from specinfer.runtime.privilege import RW, WD, R
+from specinfer.runtime.region import Subregion
+from specinfer.runtime.task import task
+from specinfer.scheduler.acceptance import Found, Verification, accept
+from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.drafting import trees_of
+from specinfer.scheduler.iteration import Budgets, Iteration
+from specinfer.scheduler.request import Request
+from specinfer.scheduler.serving import Round, Serving, Taken, going_on
+from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.drawing import Drawn
+from specinfer.scheduler.speculators.proposals import ReducedVocabulary, propose
+from specinfer.scheduler.speculators.ssm import Level, SSMSpeculator, level_sizes
+from specinfer.scheduler.token_tree import TokenTree
+
+Trees = Mapping[int, TokenTree]
+
+NOTHING = 1 << 60
+"""Tokens that a model has of a text of which it lacks nothing."""
+PROMPT_ROWS = 64
+"""Rows for prompts are a multiple of it: few shapes, so that each is recorded only once."""
+
+
+# The tasks of an iteration
+
+
+@task(desk=RW)
+def submit(desk: Any, serving: Serving, request: Request) -> None:
+    """Queue a request, behind what was issued before."""
+    serving.submit(request)
+
+
+@task(desk=RW)
+def cancel(desk: Any, serving: Serving, id: int) -> None:
+    """Forget a request, behind what was issued before."""
+    serving.cancel(id)
+
+
+@task(desk=RW)
+def begin(desk: Any, serving: Serving, budgets: Budgets) -> Round:
+    """Say what the iteration does."""
+    return serving.begin(budgets)
+
+
+@task(desk=RW)
+def draw(desk: Any, speculator: Speculator, drafter: int, round: Round) -> Trees:
+    """Trees of a speculator without a model."""
+    return trees_of(speculator, round.contexts(drafter))
+
+
+@task(desk=RW)
+def begin_trees(desk: Any, ssm: SSMSpeculator, drafter: int, round: Round) -> Level:
+    """Start an SSM's trees."""
+    return ssm.begin(round.contexts(drafter))
+
+
+@task()
+def batch_of(level: Level) -> TokenBatch:
+    """What a level computes."""
+    return level.batch
+
+
+@task(logits=R, pure=True)
+def expand(logits: Tensor, level: Level, vocabulary: ReducedVocabulary | None) -> list[list[Drawn]]:
+    """Children of a level's nodes; logits (rows, vocabulary)."""
+    found: list[list[Drawn]] = propose(logits, level.asks, vocabulary)
+    return found
+
+
+@task(desk=RW)
+def grow(desk: Any, ssm: SSMSpeculator, drawn: Sequence[Sequence[Drawn]]) -> Level:
+    """Add a level to an SSM's trees."""
+    return ssm.grow(drawn)
+
+
+@task(desk=RW)
+def proposed(desk: Any, ssm: SSMSpeculator) -> Trees:
+    """An SSM's trees."""
+    return ssm.proposed()
+
+
+@task()
+def gather(before: Sequence[Trees], trees: Trees) -> Sequence[Trees]:
+    """One speculator's trees, behind those of the others."""
+    return [*before, trees]
+
+
+@task(desk=R)
+def merge(desk: Any, serving: Serving, round: Round, drafts: Sequence[Trees]) -> Trees:
+    """A tree for each request, of all speculators."""
+    if not round.asks:
+        return serving.roots(round.iteration)
+    return {ask.request: ask.fitted(ask.merged(drafts)) for ask in round.asks}
+
+
+@task(desk=RW)
+def frame(desk: Any, serving: Serving, llm: Decoder, round: Round, trees: Trees) -> TokenBatch:
+    """What the LLM computes."""
+    return llm.frame(serving.works(round, trees))
+
+
+@task(desk=R)
+def questions(desk: Any, serving: Serving, round: Round, trees: Trees) -> list[Verification]:
+    """What is to be verified."""
+    return serving.verifications(round, trees)
+
+
+@task(desk=RW)
+def take(
+    desk: Any, serving: Serving, round: Round, trees: Trees, found: Sequence[Found]
+) -> list[Taken]:
+    """Append what was accepted."""
+    return serving.take(round, trees, found)
+
+
+@task(desk=RW)
+def moves_of_llm(desk: Any, llm: Decoder, taken: Sequence[Taken]) -> Tensor:
+    """Where the K/V of accepted nodes go."""
+    return llm.moves([(o.request, [node - 1 for node in o.accepted]) for o in going_on(taken)])
+
+
+@task(desk=RW)
+def moves_of_ssm(desk: Any, ssm: SSMSpeculator, taken: Sequence[Taken]) -> Tensor:
+    """Where the K/V of accepted nodes that the SSM has computed go."""
+    return ssm.decoder.moves(ssm.accepted({o.request: o.tokens for o in going_on(taken)}))
+
+
+@task(desk=RW)
+def tell(desk: Any, speculator: Speculator, taken: Sequence[Taken]) -> None:
+    """Let a speculator without a model know what was accepted."""
+    speculator.accept({one.request: one.tokens for one in going_on(taken)})
+
+
+@task(desk=RW)
+def finish(desk: Any, serving: Serving, taken: Sequence[Taken]) -> None:
+    """End the iteration."""
+    serving.finish(taken)
+
+
+@task(desk=WD)
+def start_anew(desk: Any, serving: Serving, requests: Sequence[Request]) -> None:
+    """Forget what iterations have done that were not read."""
+    serving.start_anew(requests)
+
+
+@task(kv=WD)
+def lose_kv(kv: Any) -> None:
+    """All K/V are unknown; what will be read is written before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The most that an iteration may need.
+
+    Attributes:
+        budgets: of the iteration.
+        llm: shape of the LLM's pass.
+        ssms: by drafter: shapes of its passes, by level; none for one without a model.
+    """
+
+    budgets: Budgets
+    llm: StepShape
+    ssms: Sequence[Sequence[StepShape]]
+
+
+class Lag:
+    """What models lack of texts, as far as it has been read: an iteration late.
+
+    Args:
+        models: how many there are, the LLM first.
+    """
+
+    def __init__(self, models: int) -> None:
+        self._known: list[dict[int, int]] = [{} for _ in range(models)]
+
+    def read(self, iteration: Iteration) -> None:
+        """Take note of what an iteration has computed, and of whom."""
+        for known, chunks in zip(self._known, (iteration.chunks, *iteration.drafts), strict=True):
+            known.update({c.request: NOTHING if c.is_last else c.stop for c in chunks})
+        for known, freed in zip(self._known, iteration.freed, strict=True):
+            for request in freed:
+                known.pop(request, None)
+
+    def rows(self, model: int, requests: Iterable[Request]) -> int:
+        """Rows to have for texts that a model lacks; an SSM computes those that the LLM has."""
+        known = self._known[model]
+        lacking = sum(
+            max(0, len(request.prompt) + len(request.output) - known.get(request.id, 0))
+            for request in requests
+            if model == 0 or request.output
+        )
+        return -(-lacking // PROMPT_ROWS) * PROMPT_ROWS
+
+
+class Pipeline:
+    """Issues iterations, and reads them later.
+
+    Args:
+        serving: the state of all requests; from now on only tasks touch it.
+        llm: the model whose text is written.
+        speculators: all of them are asked, for all that they draw.
+        budgets: the most that one iteration does.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        llm: Decoder,
+        speculators: Sequence[Speculator],
+        budgets: Budgets,
+    ) -> None:
+        self._serving = serving
+        self._llm = llm
+        self._speculators = speculators
+        self._budgets = budgets
+        self._runtime = runtime = llm.model.runtime
+        self._desk = runtime.region("desk", (1 + len(speculators),), {"value": torch.int64})
+        self._in_flight: deque[tuple[Future, Future]] = deque()
+        self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
+        self._lag = Lag(1 + len(self._ssms))
+
+    @property
+    def num_in_flight(self) -> int:
+        """Iterations that were issued, and not read."""
+        return len(self._in_flight)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request, behind the iterations that were issued."""
+        self._runtime.launch(submit, desk=self._desk.part(), serving=self._serving, request=request)
+
+    def cancel(self, id: int) -> None:
+        """Forget a request, behind the iterations that were issued."""
+        self._runtime.launch(cancel, desk=self._desk.part(), serving=self._serving, id=id)
+
+    def issue(self, requests: Collection[Request]) -> None:
+        """Issue an iteration.
+
+        Args:
+            requests: that have not ended, by what was read.
+        """
+        launch, serving, room = self._runtime.launch, self._serving, self._room(requests)
+        desk, place = self._desk.part(), self._place(0)
+        round = launch(begin, desk=desk, serving=serving, budgets=room.budgets)
+        drafts: Any = ()
+        for drafter, speculator in enumerate(self._speculators):
+            trees = self._drawn(drafter, speculator, round, room)
+            drafts = launch(gather, before=drafts, trees=trees)
+        trees = launch(merge, desk=place, serving=serving, round=round, drafts=drafts)
+        of_round: dict[str, Any] = {"serving": serving, "round": round, "trees": trees}
+        asked = launch(questions, desk=place, **of_round)
+        batch = launch(frame, desk=place, llm=self._llm, **of_round)
+        logits = self._llm.model.forward(batch, room.llm)
+        found = launch(accept, logits=logits, verifications=asked)
+        taken = launch(take, desk=place, found=found, **of_round)
+        moves = launch(moves_of_llm, desk=place, llm=self._llm, taken=taken)
+        launch(commit_kv, kv=self._llm.model.kv.part(), moves=moves)
+        for drafter, speculator in enumerate(self._speculators):
+            own = self._place(1 + drafter)
+            if isinstance(speculator, SSMSpeculator):
+                moves = launch(moves_of_ssm, desk=own, ssm=speculator, taken=taken)
+                launch(commit_kv, kv=speculator.decoder.model.kv.part(), moves=moves)
+            else:
+                launch(tell, desk=own, speculator=speculator, taken=taken)
+        launch(finish, desk=desk, serving=serving, taken=taken)
+        self._in_flight.append((round, taken))
+
+    def read(self) -> tuple[Round, list[Taken]]:
+        """What the oldest iteration in flight has done."""
+        future, result = self._in_flight.popleft()
+        round: Round = future.get()
+        taken: list[Taken] = result.get()
+        self._lag.read(round.iteration)
+        return round, taken
+
+    def drain(self) -> int:
+        """Read what is in flight, and of no use; return how much it was."""
+        count = len(self._in_flight)
+        for _ in range(count):
+            self.read()
+        return count
+
+    def recover(self, requests: Iterable[Request]) -> None:
+        """Go on behind an iteration that broke off.
+
+        Args:
+            requests: that have not ended, as they were read; all are computed anew.
+        """
+        self._in_flight.clear()
+        with suppress(SpecInferError):  # it was told already
+            self._runtime.fence()
+        for decoder in [self._llm, *(ssm.decoder for ssm in self._ssms)]:
+            self._runtime.launch(lose_kv, kv=decoder.model.kv.part())
+        own = [request.anew(request.output) for request in requests]
+        self._runtime.launch(
+            start_anew, desk=self._desk.part(), serving=self._serving, requests=own
+        )
+        self._runtime.fence()
+
+    def _place(self, number: int) -> Subregion:
+        return self._desk.rows(number, number + 1)
+
+    def _drawn(self, drafter: int, speculator: Speculator, round: Future, room: Room) -> Future:
+        """Issue what draws a speculator's trees."""
+        launch, desk = self._runtime.launch, self._place(1 + drafter)
+        if not isinstance(speculator, SSMSpeculator):
+            return launch(draw, desk=desk, speculator=speculator, drafter=drafter, round=round)
+        level = launch(begin_trees, desk=desk, ssm=speculator, drafter=drafter, round=round)
+        for shape in room.ssms[drafter]:
+            batch = launch(batch_of, level=level)
+            logits = speculator.decoder.model.forward(batch, shape)
+            children = launch(expand, logits=logits, level=level, vocabulary=speculator.vocabulary)
+            level = launch(grow, desk=desk, ssm=speculator, drawn=children)
+        return launch(proposed, desk=desk, ssm=speculator)
+
+    def _room(self, requests: Collection[Request]) -> Room:
+        """The most that the next iteration may need."""
+        most, limits = self._budgets, self._llm.model.limits
+        count = min(len(requests), most.requests)
+        # Nobody overtakes: who runs is among the first.
+        first = list(islice(requests, count))
+        lags = [self._lag.rows(model, first) for model in range(1 + len(self._ssms))]
+        rows = min(count * (1 + most.nodes) + lags[0], limits.rows)
+        draft_rows = most.draft_rows or most.rows
+        shapes: list[list[StepShape]] = []
+        for speculator in self._speculators:
+            if not isinstance(speculator, SSMSpeculator):
+                shapes.append([])
+                continue
+            sizes = [min(n, speculator.max_nodes) for n in level_sizes(speculator.expansion)]
+            own = count * (1 + len(sizes)) + max(lags[1:])
+            draft_rows = min(own, draft_rows, speculator.limits.rows)
+            later = [StepShape(count * n, count, count * n) for n in sizes[:-1]]
+            shapes.append([StepShape(0, count, count), *later])
+        for levels in shapes:
+            levels[:1] = [shape._replace(rows=draft_rows) for shape in levels[:1]]
+        budgets = replace(most, rows=rows, requests=count, draft_rows=draft_rows)
+        return Room(budgets, StepShape(rows, count, count * (1 + most.nodes)), shapes)
