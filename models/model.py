@@ -12,7 +12,7 @@ from specinfer.models.batch import BatchLimits, StepShape, TokenBatch, load_batc
 from specinfer.models.compiler import Operand, Program
 from specinfer.ops.attention import PAGE_SLOTS, plan_attention
 from specinfer.runtime.context import Runtime
-from specinfer.runtime.future import Future
+from specinfer.runtime.future import Future, Parameter
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.region import Region, Subregion
 from specinfer.runtime.temporaries import Temporary, plan_temporaries
@@ -127,23 +127,31 @@ class Model:
         """Tokens that logits are given for."""
         return self.program.values[self.program.output.name].width
 
-    def forward(self, batch: TokenBatch | Future, shape: StepShape | None = None) -> Subregion:
+    def forward(self, batch: TokenBatch) -> Subregion:
         """Issue the launches of one step.
 
+        Returns:
+            (logit rows, vocabulary) part of a region: logits of the rows asked for. The next step
+            writes the same memory.
+        """
+        shape = batch.shape
+        self._step(shape, batch=batch)
+        return self._logits(shape)
+
+    def issue(self, batch: Future, shape: StepShape) -> Subregion:
+        """Issue the launches of one step, as a part of somebody else's trace.
+
         Args:
-            batch: what to compute, or its future.
-            shape: of the step; what the batch leaves of it is padding. By default the batch's.
+            batch: the future of what to compute.
+            shape: of the step; what the batch leaves of it is padding.
 
         Returns:
-            (logit rows, vocabulary) part of a region: logits of the rows asked for, then padding.
-            The next step writes the same memory.
+            Logits, as of :meth:`forward`, then padding.
         """
-        if shape is None:
-            assert isinstance(batch, TokenBatch), "a future's shape is not known"
-            shape = batch.shape
-        # Not in the trace: what is not known yet reaches it through regions.
-        self.runtime.launch(load_batch, **self._batch_parts(shape), batch=batch)
-        self._step(shape)
+        self._launch_step(shape, batch)
+        return self._logits(shape)
+
+    def _logits(self, shape: StepShape) -> Subregion:
         return self._values[self.program.output.name].rows(0, shape.wanted)
 
     def _batch_parts(self, shape: StepShape) -> dict[str, Any]:
@@ -158,12 +166,13 @@ class Model:
             "logit_rows": tables["logit_rows"].rows(0, wanted),
         }
 
-    def _launch_step(self, shape: StepShape) -> None:
-        """The body of the trace: every launch of a step of this shape, behind its batch."""
+    def _launch_step(self, shape: StepShape, batch: Parameter | Future) -> None:
+        """The body of the trace: every launch of a step of this shape."""
         launch, tables = self.runtime.launch, self._tables
         rows, requests, wanted = shape
         step_rows = IndexSpace((0,), (rows,))
         parts = self._batch_parts(shape)
+        launch(load_batch, **parts, batch=batch)
         plan: dict[str, Any] = {
             "keys": tables["keys"].rows(0, requests),
             "bias": tables["bias"].rows(0, rows),

@@ -44,6 +44,8 @@ from specinfer.scheduler.token_tree import TokenTree
 
 Trees = Mapping[int, TokenTree]
 
+ROOMS = 32
+"""Sizes of iterations whose traces are kept."""
 NOTHING = 1 << 60
 """Tokens that a model has of a text of which it lacks nothing."""
 PROMPT_ROWS = 64
@@ -166,6 +168,12 @@ def finish(desk: Any, serving: Serving, taken: Sequence[Taken]) -> None:
     serving.finish(taken)
 
 
+@task()
+def report(round: Round, taken: Sequence[Taken]) -> tuple[Round, Sequence[Taken]]:
+    """What an iteration did."""
+    return round, taken
+
+
 @task(desk=WD)
 def start_anew(desk: Any, serving: Serving, requests: Sequence[Request]) -> None:
     """Forget what iterations have done that were not read."""
@@ -189,7 +197,7 @@ class Room:
 
     budgets: Budgets
     llm: StepShape
-    ssms: Sequence[Sequence[StepShape]]
+    ssms: tuple[tuple[StepShape, ...], ...]
 
 
 class Lag:
@@ -244,7 +252,8 @@ class Pipeline:
         self._budgets = budgets
         self._runtime = runtime = llm.model.runtime
         self._desk = runtime.region("desk", (1 + len(speculators),), {"value": torch.int64})
-        self._in_flight: deque[tuple[Future, Future]] = deque()
+        self._in_flight: deque[Future] = deque()
+        self._iteration = runtime.trace("iteration", self._launch_iteration, keeps=ROOMS)
         self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         self._lag = Lag(1 + len(self._ssms))
 
@@ -267,7 +276,13 @@ class Pipeline:
         Args:
             requests: that have not ended, by what was read.
         """
-        launch, serving, room = self._runtime.launch, self._serving, self._room(requests)
+        round, taken = self._iteration(self._room(requests))
+        # The trace's own futures get new values with its next replay.
+        self._in_flight.append(self._runtime.launch(report, round=round, taken=taken))
+
+    def _launch_iteration(self, room: Room) -> tuple[Future, Future]:
+        """The body of the trace: all launches of an iteration; what it did."""
+        launch, serving = self._runtime.launch, self._serving
         desk, place = self._desk.part(), self._place(0)
         round = launch(begin, desk=desk, serving=serving, budgets=room.budgets)
         drafts: Any = ()
@@ -278,7 +293,7 @@ class Pipeline:
         of_round: dict[str, Any] = {"serving": serving, "round": round, "trees": trees}
         asked = launch(questions, desk=place, **of_round)
         batch = launch(frame, desk=place, llm=self._llm, **of_round)
-        logits = self._llm.model.forward(batch, room.llm)
+        logits = self._llm.model.issue(batch, room.llm)
         found = launch(accept, logits=logits, verifications=asked)
         taken = launch(take, desk=place, found=found, **of_round)
         moves = launch(moves_of_llm, desk=place, llm=self._llm, taken=taken)
@@ -291,13 +306,12 @@ class Pipeline:
             else:
                 launch(tell, desk=own, speculator=speculator, taken=taken)
         launch(finish, desk=desk, serving=serving, taken=taken)
-        self._in_flight.append((round, taken))
+        return round, taken
 
     def read(self) -> tuple[Round, list[Taken]]:
         """What the oldest iteration in flight has done."""
-        future, result = self._in_flight.popleft()
-        round: Round = future.get()
-        taken: list[Taken] = result.get()
+        done: tuple[Round, list[Taken]] = self._in_flight.popleft().get()
+        round, taken = done
         self._lag.read(round.iteration)
         return round, taken
 
@@ -336,7 +350,7 @@ class Pipeline:
         level = launch(begin_trees, desk=desk, ssm=speculator, drafter=drafter, round=round)
         for shape in room.ssms[drafter]:
             batch = launch(batch_of, level=level)
-            logits = speculator.decoder.model.forward(batch, shape)
+            logits = speculator.decoder.model.issue(batch, shape)
             children = launch(expand, logits=logits, level=level, vocabulary=speculator.vocabulary)
             level = launch(grow, desk=desk, ssm=speculator, drawn=children)
         return launch(proposed, desk=desk, ssm=speculator)
@@ -363,4 +377,5 @@ class Pipeline:
         for levels in shapes:
             levels[:1] = [shape._replace(rows=draft_rows) for shape in levels[:1]]
         budgets = replace(most, rows=rows, requests=count, draft_rows=draft_rows)
-        return Room(budgets, StepShape(rows, count, count * (1 + most.nodes)), shapes)
+        llm = StepShape(rows, count, count * (1 + most.nodes))
+        return Room(budgets, llm, tuple(map(tuple, shapes)))

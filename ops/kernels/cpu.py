@@ -68,6 +68,9 @@ def tree_attention(q, k_pool, v_pool, keys, bias, extents, out, scale):  # type:
     group = q.shape[1] // (kv_heads * size)
     for r in range(extents.shape[0]):
         start, stop, num_keys = extents[r, 0], extents[r, 1], extents[r, 2]
+        if num_keys == 0:  # padding of a step in which nobody computes anything
+            out[start:stop] = 0
+            continue
         weights = np.empty((stop - start, group, num_keys), np.float32)
         for kv_head in range(kv_heads):
             first = kv_head * group
