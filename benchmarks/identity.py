@@ -108,10 +108,10 @@ class Case:
 
 def cases(model: str) -> Iterator[Case]:
     """All of them but that which the others are held against."""
-    for drafts in DRAFTS[model]:
-        for is_adaptive in (False, True) if DRAFTS[model][drafts] else (False,):
+    for is_adaptive in (False, True):
+        for drafts, speculators in DRAFTS[model].items():
             for mode in MODES:
-                if drafts != "none" or mode != "alone":
+                if speculators or (not is_adaptive and mode != "alone"):
                     yield Case(drafts, is_adaptive, mode)
 
 
