@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice, zip_longest
+from itertools import islice, product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ from specinfer.scheduler.verifiers.chance import NEXT
 VERIFIER = "coupled"
 RULES = ("greedy", "coupled")
 MODES = ("alone", "batch", "preempted")
+TREES = ("fixed", "adaptive")
 MAX_ROWS = 256
 
 DRAFTS: dict[str, dict[str, tuple[Draft, ...]]] = {
@@ -106,13 +107,13 @@ class Case:
         return f"{self.drafts}/{'-' if self.drafts == 'none' else trees}/{self.mode}"
 
 
-def cases(model: str) -> Iterator[Case]:
-    """All of them but that which the others are held against."""
-    for is_adaptive in (False, True):
-        for drafts, speculators in DRAFTS[model].items():
-            for mode in MODES:
-                if speculators or (not is_adaptive and mode != "alone"):
-                    yield Case(drafts, is_adaptive, mode)
+def cases(model: str, trees: Sequence[str]) -> Iterator[Case]:
+    """All of them but that which the others are held against; trees are some of :data:`TREES`."""
+    for mode in MODES[1:]:
+        yield Case("none", False, mode)
+    guessing = [drafts for drafts, speculators in DRAFTS[model].items() if speculators]
+    for size, drafts, mode in product(trees, guessing, MODES):
+        yield Case(drafts, size == "adaptive", mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +433,7 @@ def check(options: argparse.Namespace) -> tuple[list[Row], bool]:
 
     plain = written(Case("none", False, "alone"), texts)
     rows, good = [], True
-    for case in track(list(cases(options.model)), options.model, console=STDERR):
+    for case in track(list(cases(options.model, options.trees)), options.model, console=STDERR):
         own = few if case.mode == "alone" else texts
         found = written(case, own)
         differences = compared(bench, own, plain, found)
@@ -453,6 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--longest", type=int, default=64, help="most tokens of a prompt")
     parser.add_argument("--requests", type=int, default=16, help="requests at once")
     parser.add_argument("--pages", type=int, default=24, help="of a K/V pool that is too small")
+    parser.add_argument("--trees", nargs="+", choices=TREES, default=TREES)
     parser.add_argument("--cache", type=Path, help="folder of finished cases, to go on from")
     parser.add_argument("--write", action="store_true", help="write the result file")
     options = parser.parse_args(arguments)
