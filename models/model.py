@@ -14,7 +14,9 @@ from specinfer.ops.attention import PAGE_SLOTS, plan_attention
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.future import Future, Parameter
 from specinfer.runtime.index_space import IndexSpace
+from specinfer.runtime.privilege import WD
 from specinfer.runtime.region import Region, Subregion
+from specinfer.runtime.task import task
 from specinfer.runtime.temporaries import Temporary, plan_temporaries
 
 STEP_SHAPES = 64
@@ -151,6 +153,14 @@ class Model:
         self._launch_step(shape, batch)
         return self._logits(shape)
 
+    def start_anew(self) -> None:
+        """Go on behind launches that failed: what they have not written is not missed.
+
+        K/V are lost: what will be read must be written before.
+        """
+        for region in (self.kv, self._tables["keys"], self._tables["bias"]):
+            self.runtime.launch(lose, memory=region.part())
+
     def _logits(self, shape: StepShape) -> Subregion:
         return self._values[self.program.output.name].rows(0, shape.wanted)
 
@@ -201,6 +211,11 @@ class Model:
     def _layer(self, layer: int) -> Subregion:
         _, *rest = self.kv.shape
         return self.kv.part(IndexSpace((layer, 0, 0, 0), (layer + 1, *rest)))
+
+
+@task(memory=WD)
+def lose(memory: Any) -> None:
+    """Whatever is there, is as good as anything else."""
 
 
 class _Allocator:

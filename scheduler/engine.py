@@ -144,6 +144,8 @@ class Engine:
 
         If it breaks off, what it wrote is kept, and all that ran is computed anew by the next one.
         """
+        if self.is_idle:
+            return []
         round, taken = self._at_once() if self._pipeline is None else self._ahead(self._pipeline)
         self.stats.took(round.iteration, taken)
         known = [one for one in taken if one.request in self._requests]

@@ -180,11 +180,6 @@ def start_anew(desk: Any, serving: Serving, requests: Sequence[Request]) -> None
     serving.start_anew(requests)
 
 
-@task(kv=WD)
-def lose_kv(kv: Any) -> None:
-    """All K/V are unknown; what will be read is written before."""
-
-
 @dataclass(frozen=True, slots=True)
 class Room:
     """The most that an iteration may need.
@@ -332,7 +327,7 @@ class Pipeline:
         with suppress(SpecInferError):  # it was told already
             self._runtime.fence()
         for decoder in [self._llm, *(ssm.decoder for ssm in self._ssms)]:
-            self._runtime.launch(lose_kv, kv=decoder.model.kv.part())
+            decoder.model.start_anew()
         own = [request.anew(request.output) for request in requests]
         self._runtime.launch(
             start_anew, desk=self._desk.part(), serving=self._serving, requests=own
