@@ -24,6 +24,9 @@ def test_reads_a_serving_configuration(tmp_path: Path) -> None:
         ("drafts: [{layers: 3}]", r"config\.drafts\[0\]: expected a mapping with model or prefix"),
         ("drafts: [{model: x, expansion: [0]}]", r"config\.drafts\[0\]: expansion \[0\]: expected"),
         ("batch: {max_rows: 0}", r"config\.batch: max_rows is 0, expected at least 1"),
+        ("batch: {kv_pages: -1}", r"config\.batch: kv_pages is -1, expected at least 0"),
+        ("batch: {lookahead: -1}", r"config\.batch: lookahead is -1, expected at least 0"),
+        ("batch: {prefill_share: 1.5}", r"config\.batch: prefill_share is 1\.5, expected 0 to 1"),
         ("generation: {top_p: 2}", r"config\.generation: top_p is 2\.0, expected above 0"),
         ("generation: {stop: x}", r"config\.generation\.stop: expected a list, got 'x'"),
         ("generation: {seed: x}", r"config\.generation\.seed: expected int, got 'x'"),
@@ -73,4 +76,4 @@ def test_reads_how_much_may_be_guessed(tmp_path: Path) -> None:
     speculation = load_config(path).speculation
     assert not speculation.adaptive
     assert speculation.allowed == Speculation(max_nodes=4, max_depth=2)
-    assert ServingConfig().speculation.adaptive
+    assert ServingConfig().speculation.adaptive is None

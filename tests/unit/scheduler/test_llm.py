@@ -112,6 +112,29 @@ def test_refuses_a_type_and_an_executor_that_it_does_not_know(llm: LLM, folder: 
         llm.compile(executor="gpu")
 
 
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_iterations_ahead_write_the_same_texts_to_the_same_ends(
+    folder: Path, executor: str
+) -> None:
+    results = []
+    for lookahead in (0, 1):
+        llm = LLM(folder)
+        batch = BatchConfig(max_requests=2, lookahead=lookahead)
+        llm.compile(GENERATION, ssms=[NGram(4)], batch=batch, executor=executor)
+        plain = one(llm.generate(PROMPT))
+        text = plain.output_text[len(plain.output_text) // 2 :][:2]
+        config = replace(SAMPLED, seed=5, n=3)
+        stopped = llm.generate([PROMPT] * 3, replace(GENERATION, stop=(text,)))
+        results.append((plain, stopped, llm.generate([PROMPT, "Mars"], config)))
+    assert results[0] == results[1]
+
+
+def test_trees_cannot_follow_what_was_not_yet_read(llm: LLM) -> None:
+    adaptive, batch = SpeculationConfig(adaptive=True), BatchConfig(lookahead=1)
+    with pytest.raises(ConfigError, match=r"speculation.adaptive is true and batch.lookahead 1"):
+        llm.compile(GENERATION, ssms=[NGram(4)], batch=batch, speculation=adaptive)
+
+
 def test_must_be_compiled_first(folder: Path) -> None:
     with pytest.raises(RequestError, match=r"this LLM is not compiled: call compile\(\) first"):
         LLM(folder).generate(PROMPT)
