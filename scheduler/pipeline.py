@@ -4,8 +4,8 @@ All that an iteration does, from scheduling to commit, is a task; what one hands
 future. So the host issues an iteration without knowing what came of the one before, and reads it
 while the next runs. Two things make this possible:
 
-* *Rooms.* How large launches are must be known when they are issued. A room is the most that an
-  iteration may need by what has been read; what it does not need of it is padding.
+* *Rooms.* How large launches are must be known when they are issued: a room is the most that an
+  iteration may need (:mod:`specinfer.scheduler.room`).
 * *The desk.* Trees and the state of requests are plain Python values that tasks change. Who may is
   said by privileges on a region with a place for the LLM and one for each speculator; nothing is
   stored in it. So SSMs, which have places of their own, draw at the same time.
@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -33,8 +31,9 @@ from specinfer.runtime.task import task
 from specinfer.scheduler.acceptance import Found, Verification, accept
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.drafting import trees_of
-from specinfer.scheduler.iteration import Budgets, Iteration
+from specinfer.scheduler.iteration import Budgets
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.room import Room, Rooms
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.drawing import Drawn
@@ -46,10 +45,6 @@ Trees = Mapping[int, TokenTree]
 
 ROOMS = 32
 """Sizes of iterations whose traces are kept."""
-NOTHING = 1 << 60
-"""Tokens that a model has of a text of which it lacks nothing."""
-PROMPT_ROWS = 64
-"""Rows for prompts are a multiple of it: few shapes, so that each is recorded only once."""
 
 
 # The tasks of an iteration
@@ -180,50 +175,6 @@ def start_anew(desk: Any, serving: Serving, requests: Sequence[Request]) -> None
     serving.start_anew(requests)
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
-    """The most that an iteration may need.
-
-    Attributes:
-        budgets: of the iteration.
-        llm: shape of the LLM's pass.
-        ssms: by drafter: shapes of its passes, by level; none for one without a model.
-    """
-
-    budgets: Budgets
-    llm: StepShape
-    ssms: tuple[tuple[StepShape, ...], ...]
-
-
-class Lag:
-    """What models lack of texts, as far as it has been read: an iteration late.
-
-    Args:
-        models: how many there are, the LLM first.
-    """
-
-    def __init__(self, models: int) -> None:
-        self._known: list[dict[int, int]] = [{} for _ in range(models)]
-
-    def read(self, iteration: Iteration) -> None:
-        """Take note of what an iteration has computed, and of whom."""
-        for known, chunks in zip(self._known, (iteration.chunks, *iteration.drafts), strict=True):
-            known.update({c.request: NOTHING if c.is_last else c.stop for c in chunks})
-        for known, freed in zip(self._known, iteration.freed, strict=True):
-            for request in freed:
-                known.pop(request, None)
-
-    def rows(self, model: int, requests: Iterable[Request]) -> int:
-        """Rows to have for texts that a model lacks; an SSM computes those that the LLM has."""
-        known = self._known[model]
-        lacking = sum(
-            max(0, len(request.prompt) + len(request.output) - known.get(request.id, 0))
-            for request in requests
-            if model == 0 or request.output
-        )
-        return -(-lacking // PROMPT_ROWS) * PROMPT_ROWS
-
-
 class Pipeline:
     """Issues iterations, and reads them later.
 
@@ -244,13 +195,15 @@ class Pipeline:
         self._serving = serving
         self._llm = llm
         self._speculators = speculators
-        self._budgets = budgets
         self._runtime = runtime = llm.model.runtime
         self._desk = runtime.region("desk", (1 + len(speculators),), {"value": torch.int64})
         self._in_flight: deque[Future] = deque()
         self._iteration = runtime.trace("iteration", self._launch_iteration, keeps=ROOMS)
         self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
-        self._lag = Lag(1 + len(self._ssms))
+        self._rooms = Rooms(
+            budgets,
+            [[min(n, s.max_nodes) for n in level_sizes(s.expansion)] for s in self._ssms],
+        )
 
     @property
     def num_in_flight(self) -> int:
@@ -271,7 +224,7 @@ class Pipeline:
         Args:
             requests: that have not ended, by what was read.
         """
-        round, taken = self._iteration(self._room(requests))
+        round, taken = self._iteration(self._rooms.next(requests))
         # The trace's own futures get new values with its next replay.
         self._in_flight.append(self._runtime.launch(report, round=round, taken=taken))
 
@@ -281,8 +234,13 @@ class Pipeline:
         desk, place = self._desk.part(), self._place(0)
         round = launch(begin, desk=desk, serving=serving, budgets=room.budgets)
         drafts: Any = ()
+        levels = iter(room.ssms)
         for drafter, speculator in enumerate(self._speculators):
-            trees = self._drawn(drafter, speculator, round, room)
+            if isinstance(speculator, SSMSpeculator):
+                trees = self._drawn(drafter, speculator, round, next(levels))
+            else:
+                own = self._place(1 + drafter)
+                trees = launch(draw, desk=own, speculator=speculator, drafter=drafter, round=round)
             drafts = launch(gather, before=drafts, trees=trees)
         trees = launch(merge, desk=place, serving=serving, round=round, drafts=drafts)
         of_round: dict[str, Any] = {"serving": serving, "round": round, "trees": trees}
@@ -307,7 +265,7 @@ class Pipeline:
         """What the oldest iteration in flight has done."""
         done: tuple[Round, list[Taken]] = self._in_flight.popleft().get()
         round, taken = done
-        self._lag.read(round.iteration)
+        self._rooms.read(round.iteration)
         return round, taken
 
     def drain(self) -> int:
@@ -337,40 +295,15 @@ class Pipeline:
     def _place(self, number: int) -> Subregion:
         return self._desk.rows(number, number + 1)
 
-    def _drawn(self, drafter: int, speculator: Speculator, round: Future, room: Room) -> Future:
-        """Issue what draws a speculator's trees."""
+    def _drawn(
+        self, drafter: int, ssm: SSMSpeculator, round: Future, levels: Sequence[StepShape]
+    ) -> Future:
+        """Issue what draws an SSM's trees."""
         launch, desk = self._runtime.launch, self._place(1 + drafter)
-        if not isinstance(speculator, SSMSpeculator):
-            return launch(draw, desk=desk, speculator=speculator, drafter=drafter, round=round)
-        level = launch(begin_trees, desk=desk, ssm=speculator, drafter=drafter, round=round)
-        for shape in room.ssms[drafter]:
+        level = launch(begin_trees, desk=desk, ssm=ssm, drafter=drafter, round=round)
+        for shape in levels:
             batch = launch(batch_of, level=level)
-            logits = speculator.decoder.model.issue(batch, shape)
-            children = launch(expand, logits=logits, level=level, vocabulary=speculator.vocabulary)
-            level = launch(grow, desk=desk, ssm=speculator, drawn=children)
-        return launch(proposed, desk=desk, ssm=speculator)
-
-    def _room(self, requests: Collection[Request]) -> Room:
-        """The most that the next iteration may need."""
-        most, limits = self._budgets, self._llm.model.limits
-        count = min(len(requests), most.requests)
-        # Nobody overtakes: who runs is among the first.
-        first = list(islice(requests, count))
-        lags = [self._lag.rows(model, first) for model in range(1 + len(self._ssms))]
-        rows = min(count * (1 + most.nodes) + lags[0], limits.rows)
-        draft_rows = most.draft_rows or most.rows
-        shapes: list[list[StepShape]] = []
-        for speculator in self._speculators:
-            if not isinstance(speculator, SSMSpeculator):
-                shapes.append([])
-                continue
-            sizes = [min(n, speculator.max_nodes) for n in level_sizes(speculator.expansion)]
-            own = count * (1 + len(sizes)) + max(lags[1:])
-            draft_rows = min(own, draft_rows, speculator.limits.rows)
-            later = [StepShape(count * n, count, count * n) for n in sizes[:-1]]
-            shapes.append([StepShape(0, count, count), *later])
-        for levels in shapes:
-            levels[:1] = [shape._replace(rows=draft_rows) for shape in levels[:1]]
-        budgets = replace(most, rows=rows, requests=count, draft_rows=draft_rows)
-        llm = StepShape(rows, count, count * (1 + most.nodes))
-        return Room(budgets, llm, tuple(map(tuple, shapes)))
+            logits = ssm.decoder.model.issue(batch, shape)
+            children = launch(expand, logits=logits, level=level, vocabulary=ssm.vocabulary)
+            level = launch(grow, desk=desk, ssm=ssm, drawn=children)
+        return launch(proposed, desk=desk, ssm=ssm)
