@@ -353,6 +353,7 @@ class Runtime:
             stream.refuse(f"launch of {binding}")
         if stream.replayed is not None:  # also where this rank has nothing to do for the launch
             stream.leave_replay()
+            self._loops.broke()
         if stream.recorder is None:
             self._loops.saw(binding)
         else:
@@ -485,6 +486,7 @@ class Runtime:
                 f"the body of a trace {what}, which a replay could not do: return it, and read it "
                 "behind the trace"
             )
+        self._loops.broke()
 
     # Traces
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TypeVar
 
 from specinfer.runtime.binding import Binding
 
 logger = logging.getLogger("specinfer.runtime")
+
+_Item = TypeVar("_Item")
 
 WINDOW = 3072
 """Launches that are looked at together."""
@@ -32,10 +35,10 @@ MOST_TOLD = 32768
 
 
 class LoopWatch:
-    """Is told every launch outside of traces."""
+    """Is told every launch outside of traces, and what no trace can have between its launches."""
 
     def __init__(self) -> None:
-        self._seen: list[Binding] = []
+        self._seen: list[Binding | None] = []
         self._next = EVERY
         self._told: set[Binding] = set()
 
@@ -45,22 +48,46 @@ class LoopWatch:
         if len(self._seen) >= self._next:
             self._look()
 
+    def broke(self) -> None:
+        """Take in that the program waits, or replays a trace."""
+        if self._seen and self._seen[-1] is not None:
+            self._seen.append(None)
+
     def _look(self) -> None:
         del self._seen[:-WINDOW]
         self._next = len(self._seen) + EVERY
         period = find_period(self._seen)
-        if period is None or not self._told.isdisjoint(self._seen[-period:]):
+        if period is None:
             return
-        loop = self._seen[-period:]
+        loop = longest_run(self._seen[-period:])
+        if len(loop) < SHORTEST or not self._told.isdisjoint(loop):
+            return
         self._told = set(loop) if len(self._told) > MOST_TOLD else self._told.union(loop)
         logger.warning(
             "%d launches, from %s to %s, have come %d times in a row without a trace: "
             "Runtime.trace would replay them without analysis",
-            period,
+            len(loop),
             loop[0],
             loop[-1],
             TIMES,
         )
+
+
+def longest_run(loop: Sequence[_Item | None]) -> list[_Item]:
+    """What comes without a break in a loop, round its end too.
+
+    >>> longest_run("abc"), longest_run(["a", None, "b", "c"]), longest_run([None])
+    (['a', 'b', 'c'], ['b', 'c', 'a'], [])
+    """
+    if None not in loop:
+        return [item for item in loop if item is not None]
+    first = loop.index(None)
+    longest: list[_Item] = []
+    run: list[_Item] = []
+    for item in (*loop[first:], *loop[:first]):
+        run = [] if item is None else [*run, item]
+        longest = max(longest, run, key=len)
+    return longest
 
 
 def find_period(seen: Sequence[object], shortest: int = SHORTEST) -> int | None:

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from specinfer.runtime.context import Runtime
-from specinfer.runtime.region import Subregion
 from specinfer.scheduler.acceptance import Found, Verification, accept
 from specinfer.scheduler.batcher import Batcher
-from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
@@ -196,8 +195,7 @@ class Engine:
         works = serving.works(round, trees)
         start = perf_counter()
         with self.stats.time("verify" if trees else "prefill"):
-            logits = self._llm.step(works)
-            found = self._verify(logits, serving.verifications(round, trees))
+            found = self._verify(works, serving.verifications(round, trees))
         if trees:
             nodes = {id: one.nodes for id, (one, _) in zip(trees, found, strict=False)}
             rows = sum(work.num_rows for work in works)
@@ -215,8 +213,11 @@ class Engine:
         trees = self._drafting.draft(round.asks, prompts)
         return {ask.request: tree for ask, tree in zip(round.asks, trees, strict=True)}
 
-    def _verify(self, logits: Subregion, verifications: Sequence[Verification]) -> list[Found]:
-        """What the LLM agrees with."""
+    def _verify(self, works: Sequence[Work], verifications: Sequence[Verification]) -> list[Found]:
+        """One pass of the LLM, and what it agrees with."""
+        if not works:
+            return []
+        logits = self._llm.step(works)
         if not verifications:
             return []
         found: list[Found] = self.runtime.launch(

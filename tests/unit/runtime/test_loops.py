@@ -57,6 +57,21 @@ def test_loops_that_were_told_are_forgotten_some_day(monkeypatch: pytest.MonkeyP
     assert 64 <= len(runtime._loops._told) <= 128
 
 
+@pytest.mark.parametrize("waits_every", [10, 40])
+def test_what_no_trace_can_have_ends_a_loop(
+    caplog: pytest.LogCaptureFixture, waits_every: int
+) -> None:
+    runtime = Runtime()
+    x = runtime.region("x", (40,), {"v": "int64"}, {"v": np.zeros(40, int)})
+    with caplog.at_level(logging.WARNING, "specinfer.runtime"):
+        for number in range(3 * EVERY):
+            runtime.launch(increment, x=x.rows(number % 40, number % 40 + 1))
+            if number % waits_every == 5:
+                runtime.fence()
+    told = [message.partition(",")[0] for message in caplog.messages]
+    assert told == (["40 launches"] if waits_every == 40 else [])
+
+
 @pytest.mark.parametrize(("length", "traced"), [(64, True), (SHORTEST // 2 - 1, False)])
 def test_a_trace_and_a_short_loop_are_not_told_as_they_are(
     caplog: pytest.LogCaptureFixture, length: int, traced: bool
