@@ -52,7 +52,10 @@ def serve(seed: int, seen: Counter[str]) -> None:
     bench.engine._batcher.begin = noted  # type: ignore[method-assign]
     while not bench.engine.is_idle:
         bench.engine.step()
-        for decoder, model in [(bench.llm, MODEL), *[(d, draft.model) for d, draft in bench.ssms]]:
+        seen["iteration"] += 1
+        # Whole pools, not in every iteration: the oracle computes all texts from nothing.
+        models = [(bench.llm, MODEL), *[(d, draft.model) for d, draft in bench.ssms]]
+        for decoder, model in models if seen["iteration"] % 4 == 0 else []:
             for id in decoder.slots.requests:
                 assert audit_kv(decoder, model, id, requests[id].tokens) < 5e-5
     for request in requests:
@@ -64,10 +67,12 @@ def serve(seed: int, seen: Counter[str]) -> None:
 
 
 def test_texts_and_kv_are_right_in_pools_that_are_too_small() -> None:
+    """The K/V of all models, as a pass over the whole text computes them, amid 200 iterations."""
     seen: Counter[str] = Counter()
     for seed in range(6):
         serve(seed, seen)
     assert min(seen["preempted"], seen["found"], seen["not asked"]) > 10, seen
+    assert seen["iteration"] >= 200, seen
 
 
 def test_an_iteration_that_breaks_off_is_done_anew() -> None:
