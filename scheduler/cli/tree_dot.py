@@ -14,7 +14,11 @@ RIGHT = ', style=filled, fillcolor="palegreen"'
 
 
 def to_dot(
-    tree: TokenTree, accepted: Sequence[int], words: Callable[[int], str], name: str = "tree"
+    tree: TokenTree,
+    accepted: Sequence[int],
+    words: Callable[[int], str],
+    name: str = "tree",
+    own: Sequence[int] = (),
 ) -> str:
     """Graphviz's DOT of a tree, its accepted path in green.
 
@@ -23,32 +27,44 @@ def to_dot(
         accepted: its nodes on the accepted path, without the root.
         words: a token as text.
         name: of the graph.
+        own: the LLM's token behind them, in a bold frame; none if the text ended before.
 
     >>> tree = TokenTree(0)
     >>> red, dark = tree.add(0, 1), tree.add(0, 2)
-    >>> print(to_dot(tree, [red], ["is", "red", "dark"].__getitem__), end="")
+    >>> print(to_dot(tree, [red], ["is", "red", "dark", "!"].__getitem__, own=[3]), end="")
     digraph "tree" {
       node [shape=box, fontname="monospace"];
       n0 [label="is", style=filled, fillcolor="palegreen"];
       n1 [label="red", style=filled, fillcolor="palegreen"];
       n2 [label="dark"];
+      own [label="!", style=bold];
       n0 -> n1 [penwidth=2];
       n0 -> n2;
+      n1 -> own [style=dashed];
     }
     """
-    return "".join(f"{line}\n" for line in _lines(tree, {0, *accepted}, words, name))
+    return "".join(f"{line}\n" for line in _lines(tree, accepted, words, name, own))
 
 
 def _lines(
-    tree: TokenTree, right: set[int], words: Callable[[int], str], name: str
+    tree: TokenTree,
+    accepted: Sequence[int],
+    words: Callable[[int], str],
+    name: str,
+    own: Sequence[int],
 ) -> Iterator[str]:
+    right = {0, *accepted}
     yield f"digraph {_quoted(name)} {{"
     yield '  node [shape=box, fontname="monospace"];'
     for node, token in enumerate(tree.tokens):
         yield f"  n{node} [label={_quoted(words(token))}{RIGHT if node in right else ''}];"
+    if own:
+        yield f"  own [label={_quoted(words(own[0]))}, style=bold];"
     for node in range(1, len(tree)):
         width = " [penwidth=2]" if node in right else ""
         yield f"  n{tree.parents[node]} -> n{node}{width};"
+    if own:
+        yield f"  n{accepted[-1] if accepted else 0} -> own [style=dashed];"
     yield "}"
 
 
@@ -87,7 +103,6 @@ def written(
                 steps[event.request.id] += 1
                 step, text = steps[event.request.id], number_of[event.request.id] + 1
                 if step <= num_steps or not num_steps:
-                    file.write(
-                        to_dot(event.tree, event.accepted, words, f"text {text} step {step}")
-                    )
+                    name, own = f"text {text} step {step}", event.tokens[len(event.accepted) :]
+                    file.write(to_dot(event.tree, event.accepted, words, name, own))
             yield event

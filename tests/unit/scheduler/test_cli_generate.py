@@ -148,7 +148,10 @@ def test_trees_are_written_for_graphviz(
     if not num_shown:
         accepted = sum(depth["accepted"] for depth in stats["acceptance_by_depth"])
         assert text.count("palegreen") == accepted + stats["steps"]
-        assert text.count(" -> ") == stats["nodes"]
+        num_own = text.count(" -> own [style=dashed];")
+        assert text.count(" -> ") == stats["nodes"] + num_own
+        # The first token is the prefill's.
+        assert accepted + num_own == 20 - 1, "each token that was written is drawn"
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads"])
