@@ -14,7 +14,8 @@ the vocabulary is numbered. (Logits in bfloat16 tie often.)
 
 All of it is in float64, on the host: ratios and residuals of these probabilities decide what a
 verifier accepts, and with vectorised loops the wide numbers cost little more than narrow ones. Only
-values are sorted, never tokens, and for ``top_p`` only those that may be kept.
+values are sorted, never tokens, and of these only few: for ``top_p`` those that may be kept, for
+``typical_p`` those near its edge.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.sampling.params import SamplingParams
 
 Row = NDArray[np.float64]
+
+BINS = 1024
+"""Of distances that are too many to sort."""
 
 
 def distribution(
@@ -150,26 +154,45 @@ def _least_of_top(weights: Row, mass: float) -> float:
     # All tokens below the floor together have less than half of what may be missing.
     floor = (1 - mass) / (2 * len(weights))
     ranked = np.sort(weights[weights > floor])[::-1]
-    place = int(np.searchsorted(np.cumsum(ranked), mass))
-    return float(ranked[min(place, len(ranked) - 1)])
+    return float(ranked[_place(np.cumsum(ranked), mass)])
 
 
 def _is_untypical(weights: Row, mass: float) -> NDArray[np.bool_]:
     """The tokens but those closest to the average surprise (Meister et al., TACL 2023)."""
-    # The closest ones are all tokens between two probabilities: only values are to be sorted, and
-    # distances of sorted values are two runs, which a stable sort merges.
-    ranked = np.sort(weights[weights > 0])
-    surprise = -np.log(ranked)
-    distance = np.abs(surprise - ranked @ surprise)
-    order = np.argsort(distance, kind="stable")
-    place = int(np.searchsorted(np.cumsum(ranked[order]), mass))
-    kept = ranked[distance <= distance[order[min(place, len(order) - 1)]]]
-    untypical: NDArray[np.bool_] = (weights < kept[0]) | (weights > kept[-1])
+    distance = np.log(np.maximum(weights, np.finfo(np.float64).tiny))
+    distance -= weights @ distance  # less the average: plus the average surprise
+    np.abs(distance, out=distance)
+    untypical: NDArray[np.bool_] = distance > _radius(distance, weights, mass)
     return untypical
 
 
+def _radius(distance: Row, weights: Row, mass: float) -> float:
+    """The least distance within which tokens have this mass; both rows: (tokens,)."""
+    # Bins say where it is, and only what is in the right one is looked at more closely.
+    while len(distance) > BINS:
+        first, last = distance.min(), distance.max()
+        if first == last:
+            return float(first)
+        scaled = distance - first
+        scaled /= last - first
+        scaled *= BINS
+        bins = scaled.astype(np.int64)
+        reached: Row = np.cumsum(np.bincount(bins, weights)).astype(np.float64)
+        place = _place(reached, mass)
+        mass -= reached[place - 1] if place else 0.0
+        inside = np.flatnonzero(bins == place)
+        distance, weights = distance[inside], weights[inside]
+    order = np.argsort(distance)
+    return float(distance[order[_place(np.cumsum(weights[order]), mass)]])
+
+
+def _place(reached: Row, mass: float) -> int:
+    """Where running sums come to a mass, rounding aside."""
+    return min(int(np.searchsorted(reached, mass)), len(reached) - 1)
+
+
 def _cut(weights: Row, away: NDArray[np.bool_]) -> None:
-    weights[away] = 0.0
+    weights *= ~away  # several times as fast as to set those that are scattered
     _normalise(weights)
 
 

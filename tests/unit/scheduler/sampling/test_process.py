@@ -196,6 +196,45 @@ def test_a_large_row_is_cut_as_a_small_one() -> None:
             np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-12)
 
 
+def typical(weights: NDArray[np.float64], mass: float) -> NDArray[np.bool_]:
+    """The tokens that ``typical_p`` keeps, by a sort of all that are possible."""
+    ranked = np.sort(weights[weights > 0])
+    surprise = -np.log(ranked)
+    distance = np.abs(surprise - ranked @ surprise)
+    order = np.argsort(distance, kind="stable")
+    place = int(np.searchsorted(np.cumsum(ranked[order]), mass))
+    kept = ranked[distance <= distance[order[min(place, len(order) - 1)]]]
+    found: NDArray[np.bool_] = (weights >= kept[0]) & (weights <= kept[-1])
+    return found
+
+
+def large_rows() -> dict[str, torch.Tensor]:
+    size = 20_000
+    rows = {f"normal, {scale}": row(1, size) * scale for scale in (0.01, 1.0, 4.0, 300.0)}
+    steps = torch.arange(size, dtype=torch.float64)
+    return rows | {
+        "bfloat16, with ties": (row(2, size) * 3).bfloat16(),
+        "flat": torch.zeros(size),
+        "flat but for one": torch.zeros(size).index_fill(0, torch.tensor([7]), 9.0),
+        "a long tail": -1.1 * (1 + steps).log(),
+        "distances of all sizes": -(1.5 ** (-steps / 20)),
+        "far too many that are impossible": torch.where(steps % 50 == 3, 0.01 * steps, -torch.inf),
+        "few": row(3, 5),
+    }
+
+
+@pytest.mark.parametrize("kind", large_rows())
+def test_typical_tokens_are_those_that_a_sort_finds(kind: str) -> None:
+    logits = large_rows()[kind]
+    weights = softmax(logits.double().numpy())
+    for mass in (1e-9, 0.2, 0.5, 0.9, 0.999999):
+        params = SamplingParams(temperature=1.0, typical_p=mass)
+        found = distribution(logits, params, [0], []).numpy()
+        kept = np.where(typical(weights, mass), weights, 0)
+        np.testing.assert_array_equal(found > 0, kept > 0, str(mass))
+        np.testing.assert_allclose(found, kept / kept.sum(), rtol=1e-9)
+
+
 @pytest.mark.parametrize("cut", [{"top_k": 2}, {"top_p": 0.5}, {"typical_p": 0.5}])
 def test_a_cut_keeps_all_of_a_tie(cut: dict[str, Any]) -> None:
     logits = torch.tensor([1.0, 2.0, 1.0, 1.0, -1e9], dtype=torch.bfloat16)
