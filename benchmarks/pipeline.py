@@ -10,7 +10,8 @@ is 0. From the profiler, by iteration:
   any,
 * from model to model: the same from the LLM's last task to the first of an SSM, whether or not
   scheduling, itself a task if iterations are issued ahead, ran meanwhile,
-* idle: part of the time in which no worker ran a task.
+* idle: part of the time in which no worker ran a task,
+* drafting, LLM: time in which tasks of an SSM ran, and of the LLM.
 
     python -m benchmarks.pipeline --write
 """
@@ -18,11 +19,12 @@ is 0. From the profiler, by iteration:
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median, quantiles, stdev
@@ -37,8 +39,9 @@ from benchmarks.prompts import prompt_set
 from benchmarks.report import RESULTS, Row, markdown, write
 from benchmarks.writing import STDERR
 from specinfer.models.compiler import compile_graph
-from specinfer.runtime.profile.profiler import Profiler
-from specinfer.runtime.profile.record import HOST, Span, row_order
+from specinfer.runtime.profile.intervals import length, union
+from specinfer.runtime.profile.profiler import Operation, Profiler
+from specinfer.runtime.profile.record import Kind, OperationKey, Span, row_order
 from specinfer.scheduler.config import BatchConfig, GenerationConfig, PrefixSSM, SpeculationConfig
 from specinfer.scheduler.llm import LLM, Prompt
 
@@ -55,6 +58,8 @@ FIGURES = {
     "pause": "ms",
     "from model to model": "ms",
     "idle": "%",
+    "drafting": "ms",
+    "LLM": "ms",
     "iteration": "ms",
 }
 """Units of what is measured of each iteration."""
@@ -62,6 +67,37 @@ FIGURES = {
 COLOURS = {"LLM": "tab:blue", "SSM 1": "tab:orange", "SSM 2": "tab:green", SCHEDULING: "tab:red"}
 ROOM = 4_000_000
 """Events that a profiler keeps."""
+
+
+class Watch(Profiler):
+    """A profiler that leaves dependences alone: to find those of many iterations takes minutes."""
+
+    def span(
+        self,
+        row: str,
+        name: str,
+        start_ns: int,
+        stop_ns: int,
+        id: int | None = None,
+        waits_for: Collection[int | OperationKey] = (),
+        *,
+        kind: Kind = "task",
+        launch: Operation | None = None,
+        **args: Any,
+    ) -> None:
+        """Something ran."""
+        super().span(row, name, start_ns, stop_ns, id, kind=kind, operation=launch, **args)
+
+    def ran(self) -> list[Span]:
+        """Operations so far, by their names."""
+        profile = self.profile()
+        if profile.num_dropped:
+            raise ValueError(f"{profile.num_dropped} events were dropped: raise ROOM")
+        return [
+            replace(span, name=re.split(r"\W", span.args["operation"], maxsplit=1)[0])
+            for span in profile.spans
+            if span.id is not None
+        ]
 
 
 @dataclass
@@ -77,7 +113,7 @@ class Mode:
     """
 
     llm: LLM
-    profiler: Profiler
+    profiler: Watch
     texts: list[list[list[int]]] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
@@ -87,7 +123,7 @@ class Mode:
         """A new engine."""
         # Of a pool of workers each gets one thread; who runs tasks himself must have one, too.
         torch.set_num_threads(options.workers if executor == "threads" else 1)
-        llm, profiler = LLM(MODEL), Profiler(capacity=ROOM)
+        llm, profiler = LLM(MODEL), Watch(capacity=ROOM)
         llm.compile(
             GenerationConfig(max_new_tokens=options.tokens),
             ssms=SSMS,
@@ -130,11 +166,7 @@ class Seen:
     @classmethod
     def of(cls, mode: Mode, models: Mapping[int, str]) -> Seen:
         """Look through a profile."""
-        profile = mode.profiler.profile()
-        if profile.num_dropped:
-            raise ValueError(f"{profile.num_dropped} events were dropped: raise ROOM")
-        # Waiting is not running, and the host's own time is what is looked for.
-        spans = [s for s in profile.spans if s.row != HOST and s.start >= mode.starts[0]]
+        spans = [span for span in mode.profiler.ran() if span.start >= mode.starts[0]]
         by_run: defaultdict[int, list[Iteration]] = defaultdict(list)
         for one in iterations(spans, models):
             by_run[bisect(mode.starts, one.start)].append(one)
@@ -160,6 +192,9 @@ class Seen:
             found["from model to model"].append(1e-6 * (begin - end))
             time = right.start - left.start
             found["idle"].append(100 * idle(left.start, right.start, near) / time)
+            drafting = union([*left.times(NAMES[0]), *left.times(NAMES[1])])
+            found["drafting"].append(1e-6 * length(drafting))
+            found["LLM"].append(1e-6 * length(left.times("LLM")))
             found["iteration"].append(1e-6 * time)
         return found
 
@@ -186,9 +221,11 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], dict[str, Seen], bo
         _row(f"{MODEL}/{name}/speed", mode.speeds, "tokens/s", {"equal texts": is_equal})
         for name, mode in modes.items()
     ]
-    for name, found in seen.items():
-        for figure, values in found.figures().items():
-            rows.append(_row(f"{MODEL}/{name}/{figure}", values, FIGURES[figure], {}))
+    rows += [
+        _row(f"{MODEL}/{name}/{figure}", values, FIGURES[figure], {})
+        for name, found in seen.items()
+        for figure, values in found.figures().items()
+    ]
     return rows, seen, is_equal
 
 
@@ -216,7 +253,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _cell(row: Row) -> str:
     low, high = row.against["quarter"], row.against["three quarters"]
-    return f"{row.value:.2f} ({low:.2f} to {high:.2f})"
+    return f"{row.value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def draw(path: Path, seen: Mapping[str, Seen], zoom_ms: float) -> None:

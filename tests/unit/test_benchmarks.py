@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import random
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from specinfer.runtime.profile.record import Span
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,3 +104,48 @@ def test_result_file(load: Any, tmp_path: Path) -> None:
 )
 def test_prompt_sets(load: Any, name: str, size: int) -> None:
     assert len(load("prompts").prompt_set(name)) == size
+
+
+def test_moments_in_both(load: Any) -> None:
+    both = load("iterations").both
+    rng = random.Random(4)
+    for _ in range(200):
+        sides = [
+            [(start, start + rng.randrange(6)) for start in rng.choices(range(30), k=5)]
+            for _ in range(2)
+        ]
+        moments = [{m for start, stop in side for m in range(start, stop)} for side in sides]
+        found = both(*sides)
+        assert {m for start, stop in found for m in range(start, stop)} == moments[0] & moments[1]
+        assert all(a[1] < b[0] for a, b in pairwise(found))
+
+
+def test_iterations_of_a_profile(load: Any) -> None:
+    told = load("iterations")
+    spans: list[Span] = []
+
+    def ran(start: int, stop: int, *names: str, row: str = "worker 0") -> None:
+        for name in names:
+            spans.append(Span(0, row, name, start, stop, id=len(spans)))
+
+    for at in (0, 100):
+        ran(at - 10, at - 9, "start")  # of a replay, long before its turn
+        ran(at, at + 2, "begin")
+        ran(at + 2, at + 10, "load_batch", "tree_attention", "propose")
+        ran(at + 6, at + 18, "load_batch", *["tree_attention"] * 2, "propose", row="worker 1")
+        ran(at + 18, at + 19, "merge")
+        ran(at + 20, at + 60, "load_batch", *["tree_attention"] * 3, "accept")
+        ran(at + 60, at + 65, "commit_kv")
+    spans.append(Span(0, "worker 1", "of somebody else", 70, 80))
+    first, second = told.iterations(reversed(spans), {1: "one", 2: "two", 3: "LLM"})
+
+    assert (first.start, first.stop, second.start) == (0, 65, 100)
+    assert (first.times("one"), first.times("two")) == ([(2, 10)], [(6, 18)])
+    assert first.times("LLM") == [(20, 60)]
+    assert [s.name for s in first.tasks[told.SCHEDULING]] == ["begin", "merge", "commit_kv"]
+    assert told.overlap(first, "one", "two") == 4 / 16
+    assert told.overlap(first, "nobody", "no one") is None
+    assert told.pause(first, second, spans) == 35 - 10 - 1  # somebody else, the start of a replay
+    assert told.pause(second, first, spans) == 0
+    with pytest.raises(ValueError, match="a step of 3 layers"):
+        told.iterations(spans, {1: "one", 2: "two"})
