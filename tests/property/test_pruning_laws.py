@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from enumeration import distance, law
+from toy_language import Language, Text
 
 from specinfer.scheduler import pruning
 from specinfer.scheduler.pruning import first_draws, limited
@@ -23,34 +23,8 @@ from specinfer.scheduler.speculators.drawing import Drawn, draw, grow
 from specinfer.scheduler.token_tree import TokenTree, merge
 from specinfer.scheduler.verifiers.choice import VERIFIERS
 
-Text = tuple[int, ...]
 Cut = Callable[[TokenTree, int], TokenTree]
 TOLERANCE = 1e-12
-
-
-@dataclass
-class Language:
-    """Probabilities of the next token behind every text, made up when asked for."""
-
-    seed: int
-    vocabulary: int
-    rows: dict[Text, Any] = field(default_factory=dict)
-
-    def __call__(self, text: Text) -> Any:
-        if text not in self.rows:
-            generator = np.random.default_rng([self.seed, len(text), *text])
-            self.rows[text] = generator.dirichlet(np.full(self.vocabulary, 0.7))
-        return self.rows[text]
-
-    def law(self, length: int, text: Text = ()) -> dict[Text, float]:
-        """The probability of every text of a length that begins like this one."""
-        found = {}
-        for rest in product(range(self.vocabulary), repeat=length - len(text)):
-            whole, probability = (*text, *rest), 1.0
-            for at in range(len(text), length):
-                probability *= self(whole[:at])[whole[at]]
-            found[whole] = probability
-        return found
 
 
 @dataclass(frozen=True)

@@ -7,52 +7,21 @@ probabilities are added up. The oracle is the LLM's law: products of its probabi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from enumeration import Script, distance, law
+from toy_language import Language, Row, Text
 
 from specinfer.scheduler.speculators.drawing import Drawn, draw, grow
 from specinfer.scheduler.token_tree import TokenTree, merge
 from specinfer.scheduler.verifiers import Accepted, mss
 from specinfer.scheduler.verifiers.choice import VERIFIERS
 
-Text = tuple[int, ...]
-Row = Any
 Draw = Callable[..., Drawn]
 TOLERANCE = 1e-12
-
-
-@dataclass
-class Language:
-    """A model: probabilities of the next token behind every text, made up when asked for."""
-
-    seed: int
-    vocabulary: int
-    zeros: bool = False
-    rows: dict[Text, Row] = field(default_factory=dict)
-
-    def __call__(self, text: Text) -> Row:
-        if text not in self.rows:
-            generator = np.random.default_rng([self.seed, len(text), *text])
-            row = generator.dirichlet(np.full(self.vocabulary, 0.7))
-            if self.zeros and self.vocabulary > 2:
-                row[generator.integers(self.vocabulary)] = 0
-            self.rows[text] = row / row.sum()
-        return self.rows[text]
-
-    def law(self, length: int, text: Text = ()) -> dict[Text, float]:
-        """The probability of every text of a length that begins like this one."""
-        found = {}
-        for rest in product(range(self.vocabulary), repeat=length - len(text)):
-            whole, probability = (*text, *rest), 1.0
-            for at in range(len(text), length):
-                probability *= self(whole[:at])[whole[at]]
-            found[whole] = probability
-        return found
 
 
 @dataclass(frozen=True)
