@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from zlib import crc32
 
@@ -21,6 +21,7 @@ from specinfer.scheduler.batcher import Batcher
 from specinfer.scheduler.iteration import Budgets, Chunk, Decode, Iteration, Outcome
 from specinfer.scheduler.kv_pages import KVPages
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculation import UNLIMITED, Speculation
 
 VOCABULARY, END = 200, 199
 Choose = Callable[[int, int], int]
@@ -64,7 +65,7 @@ class World:
     """A batcher, its pools, their memories, and everyone who was ever submitted."""
 
     def __init__(self, budgets: Budgets, num_pages: Sequence[int], choose: Choose) -> None:
-        self.budgets = budgets
+        self.usual = self.budgets = budgets
         self.pools = [KVPages(n, budgets.requests + 1, max(1, budgets.nodes)) for n in num_pages]
         self.memories = [np.full(pool.num_slots, -1) for pool in self.pools]
         self.batcher = Batcher(budgets, self.pools[0], self.pools[1:], self.allocate)
@@ -72,19 +73,25 @@ class World:
         self.told: list[Told] = []
         self.live: dict[int, Told] = {}
         self.num_submitted = self.num_ended = self.num_preempted = self.num_found = 0
-        self.num_iterations = self.num_accepted = self.num_drafts = 0
+        self.num_iterations = self.num_accepted = self.num_drafts = self.num_limited = 0
         self.holders: list[set[int]] = [set() for _ in self.pools]
         self.running: list[int] = []
         self.in_flight: Iteration | None = None
 
     # What comes in
 
-    def submit(self, prompt: Sequence[int], max_new_tokens: int) -> None:
+    def submit(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        speculation: Speculation = UNLIMITED,
+    ) -> None:
         request = Request(
             id=self.num_submitted,
             prompt=prompt,
             max_new_tokens=max_new_tokens,
             eos_ids=frozenset({END}),
+            speculation=speculation,
         )
         self.num_submitted += 1
         self.batcher.submit(request)
@@ -97,14 +104,8 @@ class World:
 
     def alone(self, request: Request) -> int:
         """Iterations of a request that goes first, chunks and then a token each, from nothing."""
-        share = min(self.budgets.chunk, self.prefill_rows)
+        share = min(self.usual.chunk, prefill_rows(self.usual))
         return -(-len(request.prompt) // share) - 1 + request.max_new_tokens
-
-    @property
-    def prefill_rows(self) -> int:
-        """Rows that prompts can count on while all but one of the requests decode."""
-        rows, others = self.budgets.rows, self.budgets.requests - 1
-        return max(1, min(ceil(rows * self.budgets.prefill_share), rows - others))
 
     def cancel(self, request: int) -> None:
         assert self.batcher.cancel(request)
@@ -128,9 +129,14 @@ class World:
         self.begin()
         self.finish()
 
-    def begin(self) -> None:
-        done = self.in_flight = self.batcher.begin()
+    def begin(self, budgets: Budgets | None = None) -> None:
+        """Begin an iteration, with budgets of its own or those of all."""
+        self.budgets = budgets or self.usual
+        done = self.in_flight = self.batcher.begin(budgets)
         self.num_iterations += 1
+        if budgets is not None:  # it may do next to nothing
+            for told in self.live.values():
+                told.deadline += 1
         self.num_preempted += len(done.preempted)
         self.num_found += sum(admitted.cached > 0 for admitted in done.admitted)
         self.num_drafts += sum(map(len, done.drafts))
@@ -151,7 +157,7 @@ class World:
             computed = sum(c.num_rows for c in done.chunks if c.request == first)
             decoded = [d for d in done.decodes if d.request == first]
             left = len(self.live[first].tokens) - self.pools[0].length(first)
-            share = min(self.prefill_rows, self.budgets.chunk)
+            share = min(prefill_rows(self.budgets), self.budgets.chunk)
             assert decoded or computed >= min(share, left), "the oldest goes on"
         assert set(self.running) - set(done.preempted) <= set(running), "who runs goes on"
         llm = self.pools[0]
@@ -185,6 +191,7 @@ class World:
             remaining = self.remaining(decode.request)
             assert 0 <= decode.depth <= min(decode.nodes, budgets.depth, remaining - 1)
             assert 0 <= decode.nodes <= budgets.nodes
+            self.check_allowed(decode)
             room = llm.capacity(decode.request) - llm.length(decode.request)
             assert room >= 1 + decode.depth, "what is accepted has pages"
         pending = {r: len(self.live[r].tokens) - llm.length(r) for r in self.running}
@@ -196,9 +203,10 @@ class World:
         assert [decode.request for decode in done.decodes] == decoding, "each has its root's row"
         to_compute = sum(min(pending[r], budgets.chunk) for r in self.running if r not in decoding)
         computed = sum(chunk.num_rows for chunk in done.chunks)
-        assert computed >= min(to_compute, self.prefill_rows), "prompts have their share"
+        assert computed >= min(to_compute, prefill_rows(self.budgets)), "prompts have their share"
         for model, chunks in enumerate((done.chunks, *done.drafts)):
-            assert sum(chunk.num_rows for chunk in chunks) <= budgets.rows
+            rows = (model and budgets.draft_rows) or budgets.rows
+            assert sum(chunk.num_rows for chunk in chunks) <= rows
             for chunk in chunks:
                 length = len(self.live[chunk.request].tokens)
                 assert chunk.start == self.pools[model].length(chunk.request)
@@ -207,6 +215,17 @@ class World:
                 assert chunk.is_last == (chunk.stop == length)
         worth = {decode.request for decode in done.decodes if decode.nodes}
         assert all(chunk.request in worth for chunks in done.drafts for chunk in chunks)
+
+    def check_allowed(self, decode: Decode) -> None:
+        """No request has a tree that it does not allow."""
+        allowed = self.told[decode.request].request.speculation
+        self.num_limited += allowed != UNLIMITED
+        if not allowed.enabled:
+            assert decode.nodes == 0
+        if allowed.max_nodes:
+            assert decode.nodes <= allowed.max_nodes
+        if allowed.max_depth:
+            assert decode.depth <= allowed.max_depth
 
     def remaining(self, request: int) -> int:
         told = self.told[request]
@@ -361,6 +380,31 @@ class World:
         self.in_flight = None
 
 
+def prefill_rows(budgets: Budgets) -> int:
+    """Rows that prompts can count on while all but one of the requests decode."""
+    rows, others = budgets.rows, budgets.requests - 1
+    return max(1, min(ceil(rows * budgets.prefill_share), rows - others))
+
+
+def random_speculation(choose: Choose) -> Speculation:
+    """What a request allows: half of them everything."""
+    some = Speculation(choose(0, 3) > 0, max_nodes=choose(0, 3), max_depth=choose(0, 2))
+    return some if choose(0, 1) else UNLIMITED
+
+
+def fewer(budgets: Budgets, choose: Choose, running: int) -> Budgets:
+    """Budgets of one iteration: less, down to a row for each request that runs."""
+    requests = choose(max(1, running), budgets.requests)
+    return replace(
+        budgets,
+        rows=choose(requests, budgets.rows),
+        requests=requests,
+        nodes=choose(0, budgets.nodes),
+        depth=choose(0, budgets.depth),
+        draft_rows=choose(0, budgets.draft_rows),
+    )
+
+
 def random_prompt(choose: Choose, most: int) -> list[int]:
     """Whole pages of few kinds, then anything: texts begin alike."""
     kinds = [[0] * PAGE_SLOTS, [1] * PAGE_SLOTS, [0] * (PAGE_SLOTS - 1) + [1]]
@@ -379,6 +423,7 @@ def random_budgets(rng: random.Random) -> Budgets:
         nodes=rng.choice([0, 1, 8]),
         depth=rng.choice([1, 4, 20]),
         prefill_share=share,
+        draft_rows=rng.choice([0, 0, 1, 7, 40]),
     )
 
 
@@ -389,10 +434,12 @@ def simulate(seed: int, num_requests: int) -> World:
     world = World(budgets, [rng.randint(9, 12), rng.randint(2, 12), 8], rng.randint)
     while world.num_submitted < num_requests:
         for _ in range(rng.choice([0, 0, 1, 1, 2, 9])):
-            world.submit(random_prompt(rng.randint, 48), rng.randint(1, 80))
+            world.submit(
+                random_prompt(rng.randint, 48), rng.randint(1, 80), random_speculation(rng.randint)
+            )
         if world.live and rng.random() < 0.1:
             world.cancel(rng.choice(sorted(world.live)))
-        world.begin()
+        world.begin(fewer(budgets, rng.randint, len(world.running)) if rng.random() < 0.1 else None)
         if world.live and rng.random() < 0.1:
             world.cancel(rng.choice(sorted(world.live)))
         if rng.random() < 0.03:

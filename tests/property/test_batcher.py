@@ -8,7 +8,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from batcher_laws import World, random_budgets, random_prompt, simulate
+from batcher_laws import (
+    World,
+    fewer,
+    random_budgets,
+    random_prompt,
+    random_speculation,
+    simulate,
+)
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -33,7 +40,7 @@ class Batching(RuleBasedStateMachine):
                 self.world.submit(prompt, new)
             self.world.num_submitted -= 1
         else:
-            self.world.submit(prompt, new)
+            self.world.submit(prompt, new, random_speculation(self.rng.randint))
 
     @precondition(lambda self: self.world.live)
     @rule(data=st.data())
@@ -44,6 +51,12 @@ class Batching(RuleBasedStateMachine):
     @rule()
     def begin(self) -> None:
         self.world.begin()
+
+    @precondition(lambda self: self.world.in_flight is None)
+    @rule()
+    def begin_with_less(self) -> None:
+        world = self.world
+        world.begin(fewer(world.usual, self.rng.randint, len(world.running)))
 
     @precondition(lambda self: self.world.in_flight is not None)
     @rule()
@@ -73,5 +86,5 @@ TestBatching.settings = settings(max_examples=60, stateful_step_count=30, deadli
 def test_a_thousand_requests_are_answered_once_each() -> None:
     worlds = [simulate(seed, 170) for seed in range(6)]
     assert sum(world.num_ended for world in worlds) >= 1000
-    for name in ("num_preempted", "num_found", "num_accepted", "num_drafts"):
+    for name in ("num_preempted", "num_found", "num_accepted", "num_drafts", "num_limited"):
         assert sum(getattr(world, name) for world in worlds) > 100, f"{name}: too little is tested"

@@ -16,6 +16,7 @@ from batcher_laws import simulate
 
 from specinfer.scheduler.batcher import Batcher
 from specinfer.scheduler.kv_pages import KVPages
+from specinfer.scheduler.speculation import Speculation
 
 NUM_SEEDS = 12
 BUGS: dict[tuple[type, str], dict[str, tuple[str, str]]] = {
@@ -81,8 +82,17 @@ BUGS: dict[tuple[type, str], dict[str, tuple[str, str]]] = {
             "pass",
         ),
         "trees are deeper than their nodes": ("min(n, decode.depth)", "decode.depth"),
+        "trees are as deep as budgets allow, whatever their requests do": (
+            "text.speculation.depth(min(self._budgets.depth, text.num_remaining - 1))",
+            "min(self._budgets.depth, text.num_remaining - 1)",
+        ),
+        "trees have more nodes than their requests allow": (
+            "text.speculation.max_nodes or self._budgets.nodes",
+            "self._budgets.nodes",
+        ),
     },
     (Batcher, "begin"): {
+        "an iteration's own budgets are forgotten": ("budgets or self._usual", "self._usual"),
         "roots take no rows": (
             "rows = self._budgets.rows - len(decoding)",
             "rows = self._budgets.rows",
@@ -103,6 +113,19 @@ BUGS: dict[tuple[type, str], dict[str, tuple[str, str]]] = {
     (Batcher, "_chunks"): {
         "chunks all have the same rows": ("rows -= stop - start", "pass"),
         "every chunk is the last": ("is_last=stop == len(text.tokens)", "is_last=True"),
+    },
+    (Batcher, "_drafts"): {
+        "SSMs compute as many rows as the LLM": (
+            "self._budgets.draft_rows or self._budgets.rows",
+            "self._budgets.rows",
+        ),
+    },
+    (Batcher, "submit"): {
+        "what a request allows is forgotten": ("request.speculation,", ""),
+    },
+    (Speculation, "depth"): {
+        "who allows nothing has trees": ("if not self.enabled:", "if False:"),
+        "trees are deeper than allowed": ("min(room, self.max_depth)", "room"),
     },
     (Batcher, "_is_decoding"): {
         "a text that goes on is decoded before it is computed": (

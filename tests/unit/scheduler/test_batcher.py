@@ -14,6 +14,7 @@ from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import Admitted, Budgets, Chunk, Decode, Iteration, equal_shares
 from specinfer.scheduler.kv_pages import KVPages
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculation import Speculation
 
 
 def most(low: int, high: int) -> int:
@@ -139,6 +140,40 @@ def test_an_ssm_is_asked_about_decoding_requests_and_catches_up_in_chunks() -> N
     assert step(one).drafts == ((Chunk(0, 0, 16, is_last=False),),)
     (draft,) = step(one).drafts[0]
     assert (draft.start, draft.is_last) == (16, True)
+
+
+def test_ssms_share_rows_of_their_own() -> None:
+    two = world([20, 20], draft_rows=24)
+    for first in (1, 2):
+        two.submit(prompt(20, first), 30)
+    step(two)
+    # Each has 21 tokens.
+    assert step(two).drafts == ((Chunk(0, 0, 21, is_last=True), Chunk(1, 0, 3, is_last=False)),)
+
+
+@pytest.mark.parametrize(
+    ("speculation", "nodes", "depth"),
+    [
+        (Speculation(), 9, 8),
+        (Speculation(max_nodes=3), 3, 3),
+        (Speculation(max_nodes=30), 9, 8),
+        (Speculation(max_depth=2), 9, 2),
+        (Speculation(max_depth=20), 9, 8),
+        (Speculation(max_nodes=5, max_depth=2), 5, 2),
+        (Speculation(enabled=False), 0, 0),
+        (Speculation(enabled=False, max_nodes=3, max_depth=2), 0, 0),
+    ],
+)
+def test_a_tree_is_no_larger_than_its_request_allows(
+    speculation: Speculation, nodes: int, depth: int
+) -> None:
+    two = world([20, 20], nodes=9, depth=8)
+    two.submit(prompt(4, 1), 30, speculation)
+    two.submit(prompt(4, 2), 30)
+    step(two)
+    done = step(two)
+    assert done.decodes == (Decode(0, nodes, depth), Decode(1, 9, 8))
+    assert [chunk.request for chunk in done.drafts[0]] == [0, 1][nodes == 0 :], "who is asked about"
 
 
 def test_an_ssm_without_room_is_not_asked_and_holds_nobody_up() -> None:
