@@ -19,12 +19,11 @@ is 0. From the profiler, by iteration:
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from bisect import bisect
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
 from statistics import median, quantiles, stdev
@@ -70,7 +69,7 @@ ROOM = 4_000_000
 
 
 class Watch(Profiler):
-    """A profiler that leaves dependences alone: to find those of many iterations takes minutes."""
+    """A profiler that keeps only when tasks ran: to describe each of them would take minutes."""
 
     def span(
         self,
@@ -86,18 +85,16 @@ class Watch(Profiler):
         **args: Any,
     ) -> None:
         """Something ran."""
-        super().span(row, name, start_ns, stop_ns, id, kind=kind, operation=launch, **args)
+        task = getattr(launch, "task", None)
+        if task is not None:
+            super().span(row, task.name, start_ns, stop_ns, id, kind=kind)
 
-    def ran(self) -> list[Span]:
-        """Operations so far, by their names."""
+    def ran(self) -> Sequence[Span]:
+        """Tasks so far."""
         profile = self.profile()
         if profile.num_dropped:
             raise ValueError(f"{profile.num_dropped} events were dropped: raise ROOM")
-        return [
-            replace(span, name=re.split(r"\W", span.args["operation"], maxsplit=1)[0])
-            for span in profile.spans
-            if span.id is not None
-        ]
+        return profile.spans
 
 
 @dataclass
