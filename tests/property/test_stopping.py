@@ -12,7 +12,7 @@ from unit.models.checkpoint_files import train_backend
 from specinfer.models.tokenizer import TextStream, Tokenizer
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
-from specinfer.scheduler.stopping import StopText
+from specinfer.scheduler.stopping import Stopping, StopText
 
 TOKENIZER = Tokenizer(train_backend(), eos_ids=[2])
 EOS = frozenset({2})
@@ -158,3 +158,41 @@ def test_only_what_may_become_a_stop_string_is_held_back(text: str, string: str)
         held = len(so_far) - stop.num_sure
         assert string.startswith(so_far[len(so_far) - held :])
         assert not any(string.startswith(so_far[k:]) for k in range(stop.num_sure))
+
+
+def test_what_was_complete_too_early_is_not_found_later() -> None:
+    """Nor is it held back: a stop string that did not count is text."""
+    stop = StopText(Pieces(["xab", "c", "ab"]), ["ab", "abcd"])
+    assert not stop.feed(0, may_stop=False)
+    assert (stop.text, stop.num_sure) == ("x", 1), "it may become the longer one"
+    assert not stop.feed(1)
+    assert stop.feed(2)
+    assert stop.text == "xabc"
+    stop = StopText(Pieces(["xab"]), ["ab"])
+    assert not stop.feed(0, may_stop=False)
+    assert stop.text == "xab"
+
+
+def read(stop: StopText, tokens: Sequence[int]) -> str:
+    """The text of all tokens, up to a stop string."""
+    if not any(stop.feed(token) for token in tokens):
+        stop.finish()
+    return stop.text
+
+
+@given(cases(), st.integers(0, 20))
+def test_another_one_knows_nothing_of_the_first(
+    case: tuple[list[int], list[str], int, int], num_read: int
+) -> None:
+    tokens, strings, *_ = case
+    first = StopText(TextStream(TOKENIZER), strings)
+    any(first.feed(token) for token in tokens[:num_read])
+    seen = first.text
+    text = read(first.anew(), tokens)
+    assert first.text == seen
+    assert text == read(StopText(TextStream(TOKENIZER), strings), tokens)
+
+
+def test_a_token_that_is_both_ends_the_text_as_the_model_meant_it() -> None:
+    both = Stopping(max_new_tokens=3, eos_ids=EOS, stop_ids=EOS)
+    assert both.take(2, 0) == "eos"
