@@ -360,7 +360,8 @@ class AdaptiveTrees:
             if nodes is not None and takes_any_tree(ask.verifier):
                 nodes *= SLACK
             if probe is not None and probe.request == ask.request:
-                depth, nodes = max(depth or 0, probe.depth), max(nodes or 0, probe.depth)
+                depth = max(depth or 0, probe.depth)
+                nodes = None if nodes is None else max(nodes, probe.depth)
             if depth is not None:
                 context = replace(context, max_depth=min(context.max_depth, depth))
             if nodes is not None:

@@ -7,18 +7,21 @@ accepted tokens, and commits their K/V.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 
 from specinfer.runtime.context import Runtime
+from specinfer.runtime.errors import SpecInferError
 from specinfer.scheduler.acceptance import Found, Verification, accept
 from specinfer.scheduler.batcher import Batcher
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
-from specinfer.scheduler.pipeline import Pipeline
+from specinfer.scheduler.pipeline import Done, Pipeline
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
 from specinfer.scheduler.speculators import Speculator
@@ -78,7 +81,10 @@ class Engine:
         self._serving = Serving(self._batcher, self._speculators, verifier)
         self._verifier = verifier
         self._drafting = drafting or FixedTrees(self._speculators)
+        self._ssms = ssms
+        # As it was told: a request is one of them until its last event.
         self._requests: dict[int, Request] = {}
+        self._done: deque[Done] = deque()
         self._lookahead = lookahead
         self._pipeline = (
             Pipeline(self._serving, llm, self._speculators, budgets) if lookahead else None
@@ -122,16 +128,17 @@ class Engine:
         if self._pipeline is None:
             self._serving.submit(request)
         else:
-            self._pipeline.submit(request.anew())
+            self._pipeline.submit(request)
 
     def cancel(self, id: int) -> None:
         """Forget a request that has not ended, and free what it holds."""
-        if self._requests.pop(id, None) is None:
+        request = self._requests.pop(id, None)
+        if request is None or request.finish_reason is not None:
             return
         if self._pipeline is None:
             self._serving.cancel(id)
         else:
-            self._pipeline.cancel(id)
+            self._pipeline.cancel(request)
 
     def run(self) -> Iterator[Event]:
         """Iterate until all requests are done, yielding what happens."""
@@ -141,54 +148,58 @@ class Engine:
     def step(self) -> list[Event]:
         """One iteration.
 
-        If it breaks off, what it wrote is kept, and all that ran is computed anew by the next one.
+        If it breaks off, what it wrote is told by the next one, and all that ran is computed anew.
         """
         if self.is_idle:
             return []
-        round, taken = self._at_once() if self._pipeline is None else self._ahead(self._pipeline)
-        self.stats.took(round.iteration, taken)
-        known = [one for one in taken if one.request in self._requests]
-        events = [
-            Event(self._requests[one.request], list(one.tokens), one.tree, one.accepted)
-            for one in known
-        ]
-        for one in known:
+        if not self._done:
+            try:
+                self._iterate()
+            except BaseException:  # of its K/V some may be there, and some not
+                self._recover()
+                raise
+        round, taken = self._done.popleft()
+        self.stats.took(round.iteration, [one for _, one in taken])
+        known = [(request, one) for request, one in taken if self._is_served(request)]
+        for request, one in known:
             if one.has_ended:
-                del self._requests[one.request]
-        return events
+                del self._requests[request.id]
+        return [Event(request, list(one.tokens), one.tree, one.accepted) for request, one in known]
 
-    def _at_once(self) -> tuple[Round, list[Taken]]:
-        """An iteration, from its beginning to its end."""
-        round = self._serving.begin()
-        try:
-            taken = self._carry_out(round)
-        except BaseException:  # of its K/V some may be there, and some not
-            self._serving.abandon()
-            for id in self._requests.keys() - self._serving.requests.keys():
-                del self._requests[id]
-            raise
-        self._serving.finish(taken)
-        return round, taken
+    def _is_served(self, request: Request) -> bool:
+        """Whether it was not cancelled since."""
+        return self._requests.get(request.id) is request
 
-    def _ahead(self, pipeline: Pipeline) -> tuple[Round, list[Taken]]:
-        """Issue iterations, and read the oldest."""
-        try:
+    def _iterate(self) -> None:
+        """An iteration from its beginning to its end; or issue some, and read the oldest."""
+        if (pipeline := self._pipeline) is not None:
             with self.stats.time("iteration"):
                 while pipeline.num_in_flight <= self._lookahead:
-                    pipeline.issue(self._requests.values())
-                round, taken = pipeline.read()
-                for one in taken:
-                    if (request := self._requests.get(one.request)) is not None:
-                        request.take(one.tokens, one.logprobs)
-                if self._requests.keys() <= {one.request for one in taken if one.has_ended}:
-                    self.stats.num_passes += pipeline.drain()
-        except BaseException:
-            pipeline.recover(self._requests.values())
-            raise
-        return round, taken
+                    pipeline.issue()
+                self._done.append(pipeline.read())
+            return
+        round = self._serving.begin()
+        taken = self._taken(round)
+        self._done.append((round, [(self._requests[one.request], one) for one in taken]))
+        with self.stats.time("commit"):
+            self._commit(going_on(taken))
+        self._serving.finish(taken)
+        self._serving.let_go()
 
-    def _carry_out(self, round: Round) -> list[Taken]:
-        """Draft, verify, accept and commit."""
+    def _recover(self) -> None:
+        """Go on behind an iteration that broke off."""
+        if self._pipeline is not None:
+            self._done += self._pipeline.recover()
+            return
+        with suppress(SpecInferError):  # it was told already
+            self.runtime.fence()
+        for decoder in (self._llm, *(ssm.decoder for ssm in self._ssms)):
+            decoder.model.start_anew()
+        going = [r for r in self._requests.values() if r.finish_reason is None]
+        self._serving.start_anew(going)
+
+    def _taken(self, round: Round) -> list[Taken]:
+        """Draft, verify and accept."""
         serving = self._serving
         with self.stats.time("draft"):
             trees = self._draft(round)
@@ -200,10 +211,7 @@ class Engine:
             nodes = {id: one.nodes for id, (one, _) in zip(trees, found, strict=False)}
             rows = sum(work.num_rows for work in works)
             self._drafting.verified(rows, perf_counter() - start, nodes)
-        taken = serving.take(round, trees, found)
-        with self.stats.time("commit"):
-            self._commit(going_on(taken))
-        return taken
+        return serving.take(round, trees, found)
 
     def _draft(self, round: Round) -> dict[int, TokenTree]:
         """A tree for each request that decodes, the oldest first."""

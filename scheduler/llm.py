@@ -40,6 +40,7 @@ from specinfer.scheduler.config import (
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.plan import Plan
+from specinfer.scheduler.pruning import takes_any_tree
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.request_lanes import RequestLanes
 from specinfer.scheduler.sampling.logprobs import TokenLogprobs
@@ -48,7 +49,7 @@ from specinfer.scheduler.speculation import Speculation
 from specinfer.scheduler.speculators.making import Maker, maker_of
 from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.stopping import StopText
-from specinfer.scheduler.verifiers.choice import AUTO
+from specinfer.scheduler.verifiers.choice import AUTO, verifier_of
 
 DEFAULT_LENGTH = 2048
 """Longest request, unless asked for more."""
@@ -435,8 +436,12 @@ class LLM:
         """One for each prompt, the same on all ranks; none where nothing is random."""
         if generation.temperature == 0:
             return [None] * count
-        if generation.seed is not None:
-            return [generation.seed] * count
+        if (seed := generation.seed) is not None:
+            verifier = verifier_of(self._speculation.verifier, is_greedy=False)
+            if takes_any_tree(verifier):
+                return [seed] * count
+            # How large a tree is may follow from how far others are: noise must not be shared.
+            return [seed_of_copy(seed, number * generation.n) for number in range(count)]
         seeds: list[int | None] = self._compiled.runtime.agree([new_seed() for _ in range(count)])
         return seeds
 

@@ -14,8 +14,9 @@ while the next runs. Two things make this possible:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import torch
@@ -163,6 +164,12 @@ def finish(desk: Any, serving: Serving, taken: Sequence[Taken]) -> None:
     serving.finish(taken)
 
 
+@task(desk=RW)
+def let_go(desk: Any, serving: Serving) -> None:
+    """Have speculators forget who has ended."""
+    serving.let_go()
+
+
 @task()
 def report(round: Round, taken: Sequence[Taken]) -> tuple[Round, Sequence[Taken]]:
     """What an iteration did."""
@@ -173,6 +180,10 @@ def report(round: Round, taken: Sequence[Taken]) -> tuple[Round, Sequence[Taken]
 def start_anew(desk: Any, serving: Serving, requests: Sequence[Request]) -> None:
     """Forget what iterations have done that were not read."""
     serving.start_anew(requests)
+
+
+Done = tuple[Round, list[tuple[Request, Taken]]]
+"""An iteration, and what it did for each request that is still wanted."""
 
 
 class Pipeline:
@@ -198,6 +209,8 @@ class Pipeline:
         self._runtime = runtime = llm.model.runtime
         self._desk = runtime.region("desk", (1 + len(speculators),), {"value": torch.int64})
         self._in_flight: deque[Future] = deque()
+        self._numbers = count()
+        self._requests: dict[int, Request] = {}
         self._iteration = runtime.trace("iteration", self._launch_iteration, keeps=ROOMS)
         self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         self._rooms = Rooms(
@@ -211,22 +224,30 @@ class Pipeline:
         return len(self._in_flight)
 
     def submit(self, request: Request) -> None:
-        """Queue a request, behind the iterations that were issued."""
-        self._runtime.launch(submit, desk=self._desk.part(), serving=self._serving, request=request)
+        """Queue a request, behind the iterations that were issued.
 
-    def cancel(self, id: int) -> None:
+        Tasks get one of their own with a number of its own: a user's may be used again.
+        """
+        own = self._own(request)
+        self._runtime.launch(submit, desk=self._desk.part(), serving=self._serving, request=own)
+
+    def cancel(self, request: Request) -> None:
         """Forget a request, behind the iterations that were issued."""
+        (id,) = (number for number, known in self._requests.items() if known is request)
+        del self._requests[id]
         self._runtime.launch(cancel, desk=self._desk.part(), serving=self._serving, id=id)
 
-    def issue(self, requests: Collection[Request]) -> None:
-        """Issue an iteration.
+    def _own(self, request: Request) -> Request:
+        number = next(self._numbers)
+        self._requests[number] = request
+        return request.anew(number, request.output)
 
-        Args:
-            requests: that have not ended, by what was read.
-        """
-        round, taken = self._iteration(self._rooms.next(requests))
+    def issue(self) -> None:
+        """Issue an iteration of the requests that have not ended, by what was read."""
+        round, taken = self._iteration(self._rooms.next(self._requests))
         # The trace's own futures get new values with its next replay.
         self._in_flight.append(self._runtime.launch(report, round=round, taken=taken))
+        self._runtime.launch(let_go, desk=self._desk.part(), serving=self._serving)
 
     def _launch_iteration(self, room: Room) -> tuple[Future, Future]:
         """The body of the trace: all launches of an iteration; what it did."""
@@ -261,36 +282,45 @@ class Pipeline:
         launch(finish, desk=desk, serving=serving, taken=taken)
         return round, taken
 
-    def read(self) -> tuple[Round, list[Taken]]:
+    def read(self) -> Done:
         """What the oldest iteration in flight has done."""
-        done: tuple[Round, list[Taken]] = self._in_flight.popleft().get()
-        round, taken = done
+        done = self._in_flight[0].get()
+        self._in_flight.popleft()
+        return self._told(*done)
+
+    def _told(self, round: Round, taken: Sequence[Taken]) -> Done:
         self._rooms.read(round.iteration)
-        return round, taken
+        known = [
+            (self._requests[one.request], one) for one in taken if one.request in self._requests
+        ]
+        for request, one in known:
+            request.take(one.tokens, one.logprobs)
+            if one.has_ended:
+                del self._requests[one.request]
+        return round, known
 
-    def drain(self) -> int:
-        """Read what is in flight, and of no use; return how much it was."""
-        count = len(self._in_flight)
-        for _ in range(count):
-            self.read()
-        return count
+    def recover(self) -> list[Done]:
+        """Go on behind an iteration that broke off: all requests are computed anew.
 
-    def recover(self, requests: Iterable[Request]) -> None:
-        """Go on behind an iteration that broke off.
-
-        Args:
-            requests: that have not ended, as they were read; all are computed anew.
+        Returns:
+            What those before it have done.
         """
-        self._in_flight.clear()
         with suppress(SpecInferError):  # it was told already
             self._runtime.fence()
+        done = []
+        with suppress(SpecInferError):  # of the one that broke off
+            while self._in_flight:
+                done.append(self.read())
+        self._in_flight.clear()
         for decoder in [self._llm, *(ssm.decoder for ssm in self._ssms)]:
             decoder.model.start_anew()
-        own = [request.anew(request.output) for request in requests]
+        going, self._requests = list(self._requests.values()), {}
+        own = [self._own(request) for request in going]
         self._runtime.launch(
             start_anew, desk=self._desk.part(), serving=self._serving, requests=own
         )
         self._runtime.fence()
+        return done
 
     def _place(self, number: int) -> Subregion:
         return self._desk.rows(number, number + 1)

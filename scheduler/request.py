@@ -56,10 +56,11 @@ class Request:
             text=self.text,
         )
 
-    def anew(self, output: Sequence[int] = ()) -> Request:
-        """The same request, of which so much has been written."""
+    def anew(self, id: int | None = None, output: Sequence[int] = ()) -> Request:
+        """The same request, perhaps under another number, of which so much has been written."""
         text = self.text.anew() if self.text else None
-        request = replace(self, text=text, output=[], logprobs=[], finish_reason=None)
+        id = self.id if id is None else id
+        request = replace(self, id=id, text=text, output=[], logprobs=[], finish_reason=None)
         request.take(output)
         return request
 

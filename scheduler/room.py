@@ -7,7 +7,7 @@ is padding: so a room that is too small costs an iteration, one that is too larg
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -60,16 +60,17 @@ class Rooms:
         for known, chunks in zip(self._known, (iteration.chunks, *iteration.drafts), strict=True):
             known.update({c.request: NOTHING if c.is_last else c.stop for c in chunks})
 
-    def next(self, requests: Collection[Request]) -> Room:
+    def next(self, requests: Mapping[int, Request]) -> Room:
         """The room of the next iteration.
 
         Args:
-            requests: that have not ended, by what was read, the oldest first; at least one.
+            requests: by number: that have not ended, by what was read, the oldest first; at least
+                one.
         """
         most = self._budgets
         count = min(len(requests), most.requests)
         # Nobody overtakes: who runs is among the first.
-        first = list(islice(requests, count))
+        first = dict(islice(requests.items(), count))
         rows = min(count * (1 + most.nodes) + self._lack(0, first), most.rows)
         lack = max((self._lack(ssm, first) for ssm in range(1, len(self._known))), default=0)
         deepest = max(map(len, self._levels), default=0)
@@ -87,13 +88,13 @@ class Rooms:
             tuple(ssms),
         )
 
-    def _lack(self, model: int, requests: Iterable[Request]) -> int:
+    def _lack(self, model: int, requests: Mapping[int, Request]) -> int:
         """Rows to have for texts that a model lacks; an SSM computes those that the LLM has."""
         lacking = 0
-        for request in requests:
+        for id, request in requests.items():
             length = len(request.prompt) + len(request.output)
-            lack = max(0, length - self._known[model].get(request.id, 0))
-            if request.id not in self._running:  # it may be, by now, or have to wait for long
+            lack = max(0, length - self._known[model].get(id, 0))
+            if id not in self._running:  # it may be, by now, or have to wait for long
                 lack = min(lack, PROMPT_ROWS)
             if model == 0 or request.output:
                 lacking += lack

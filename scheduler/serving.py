@@ -7,6 +7,7 @@ goes on, :mod:`specinfer.scheduler.pipeline` makes launches of all of it and rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from specinfer.scheduler.acceptance import Found, Verification
@@ -65,7 +66,7 @@ class Serving:
     """Requests that are served, as far as iterations were carried out.
 
     In turn: :meth:`begin`, :meth:`works`, :meth:`verifications`, :meth:`take`, :meth:`finish`; or
-    :meth:`abandon` anywhere behind the first.
+    :meth:`start_anew` anywhere.
 
     Args:
         batcher: says what is done.
@@ -82,6 +83,7 @@ class Serving:
         self._speculators = speculators
         self._verifier = verifier
         self._lengths: dict[int, int] = {}
+        self._ended: list[int] = []
 
     def submit(self, request: Request) -> None:
         """Queue a request that was checked.
@@ -95,7 +97,9 @@ class Serving:
     def cancel(self, id: int) -> None:
         """Forget a request, between iterations."""
         if self._batcher.cancel(id):
-            self._forget(id)
+            del self.requests[id]
+            self._ended.append(id)
+            self.let_go()
 
     def begin(self, budgets: Budgets | None = None) -> Round:
         """What the next iteration does; at most so much, by default what the batcher was told."""
@@ -143,38 +147,43 @@ class Serving:
         return taken
 
     def finish(self, taken: Sequence[Taken]) -> None:
-        """End an iteration whose K/V have been committed."""
+        """End an iteration whose K/V have been committed; then :meth:`let_go`."""
         self._batcher.finish(self._outcomes())
-        for one in taken:
-            if one.has_ended:
-                self._forget(one.request)
+        ended = [one.request for one in taken if one.has_ended]
+        for id in ended:
+            del self.requests[id]
+        self._ended += ended
 
-    def abandon(self) -> None:
-        """End an iteration that broke off: what was written is kept, and all is computed anew."""
-        self._batcher.abandon(self._outcomes())
-        for id in self._lengths:
-            if self.requests[id].finish_reason is None:
-                self._let_go(id)
-            else:
-                self._forget(id)
+    def let_go(self) -> None:
+        """Tell speculators, which somebody else may have written, who has ended.
+
+        Raises:
+            Exception: what the first one raised that did.
+        """
+        ended, self._ended = self._ended, []
+        errors = []
+        for speculator in self._speculators:
+            for id in ended:
+                try:
+                    speculator.release(id)
+                except Exception as error:
+                    errors.append(error)
+        if errors:
+            raise errors[0]
 
     def start_anew(self, requests: Sequence[Request]) -> None:
-        """Forget all, its K/V too, and serve these requests."""
+        """Forget all, wherever an iteration broke off and its K/V too, and serve these requests."""
+        self._ended += self.requests
         if self._batcher.is_in_flight:
-            self.abandon()
-        for id in list(self.requests):
-            self.cancel(id)
+            self._batcher.abandon({})
+        for id in self.requests:
+            self._batcher.cancel(id)
         self._batcher.forget()
+        self.requests.clear()
         for request in requests:
             self.submit(request)
-
-    def _forget(self, id: int) -> None:
-        del self.requests[id]
-        self._let_go(id)
-
-    def _let_go(self, id: int) -> None:
-        for speculator in self._speculators:
-            speculator.release(id)
+        with suppress(Exception):  # something else broke off
+            self.let_go()
 
     def _outcomes(self) -> dict[int, Outcome]:
         """What requests got since the iteration began."""

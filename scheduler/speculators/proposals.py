@@ -91,10 +91,7 @@ def propose(
             row += len(ask.nodes)
             continue
         for node in ask.nodes:
-            if vocabulary is None:
-                children.append(_children(logits[row], ask, node))
-            else:
-                children.append(_known_children(logits[row], ask, node, vocabulary))
+            children.append(_possible_children(logits[row], ask, node, vocabulary))
             row += 1
         found.append(children)
     return found
@@ -114,10 +111,13 @@ def _likeliest(logits: Tensor, count: int, vocabulary: ReducedVocabulary | None)
     ]
 
 
-def _known_children(logits: Tensor, ask: Ask, node: int, vocabulary: ReducedVocabulary) -> Drawn:
-    """None, where biases and bad words leave nothing of what the model knows."""
+def _possible_children(
+    logits: Tensor, ask: Ask, node: int, vocabulary: ReducedVocabulary | None
+) -> Drawn:
+    """None, where biases and bad words leave no token behind a path that only this model takes."""
+    wide = logits if vocabulary is None else vocabulary.widened(logits)
     try:
-        return _children(vocabulary.widened(logits), ask, node)
+        return _children(wide, ask, node)
     except RequestError:
         if not logits.isfinite().all():
             raise

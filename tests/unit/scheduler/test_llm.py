@@ -112,6 +112,20 @@ def test_refuses_a_type_and_an_executor_that_it_does_not_know(llm: LLM, folder: 
         llm.compile(executor="gpu")
 
 
+def test_texts_whose_trees_may_follow_from_each_other_have_noise_of_their_own(llm: LLM) -> None:
+    given = replace(SAMPLED, seed=5, n=2)
+    mss = SpeculationConfig(verifier="mss")
+    llm.compile(GENERATION, ssms=[NGram(4)], speculation=mss, batch=BATCH)
+    results = llm.generate([PROMPT, PROMPT, "Mars"], given)
+    assert isinstance(results, list)
+    assert results[0].seed == 5
+    assert len({result.seed for result in results}) == 6
+    llm.compile(GENERATION, ssms=[NGram(4)], batch=BATCH)
+    results = llm.generate([PROMPT, PROMPT, "Mars"], given)
+    assert isinstance(results, list)
+    assert [result.seed for result in results] == [5, results[1].seed] * 3
+
+
 @pytest.mark.parametrize("executor", ["serial", "threads"])
 def test_iterations_ahead_write_the_same_texts_to_the_same_ends(
     folder: Path, executor: str

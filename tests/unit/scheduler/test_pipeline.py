@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -173,7 +173,7 @@ def test_the_next_iteration_is_issued_before_one_was_read(
     assert ahead is not None
     for issued in range(3):
         assert ahead.num_in_flight == issued
-        ahead.issue([request])
+        ahead.issue()
     may_go_on.set()
     for _ in bench.engine.run():
         pass
@@ -212,27 +212,118 @@ def test_ssms_draw_at_the_same_time(monkeypatch: pytest.MonkeyPatch, lookahead: 
 
 
 class Faulty(NGramSpeculator):
-    """Fails now and then."""
+    """Raises now and then, in one of its methods."""
 
-    num_asked = 0
+    def __init__(self, where: str, every: int) -> None:
+        super().__init__(6)
+        self._where, self._every, self._num_calls = where, every, 0
+
+    def _called(self, where: str) -> None:
+        self._num_calls += where == self._where
+        if where == self._where and self._num_calls % self._every == 0:
+            raise ZeroDivisionError("a speculator's own error")
 
     def draft(self, contexts: Sequence[Context]) -> list[TokenTree]:
-        self.num_asked += 1
-        if self.num_asked % 5 == 0:
-            raise ZeroDivisionError("a speculator's own error")
+        self._called("draft")
         return super().draft(contexts)
 
+    def accept(self, tokens: Mapping[int, Sequence[int]]) -> None:
+        self._called("accept")
+        super().accept(tokens)
 
-def test_goes_on_behind_a_task_that_failed(executor: Executor) -> None:
-    bench = bench_of([lambda: SSMS[0], Faulty], 1, executor)
-    requests = some_requests(4)
+    def release(self, request: int) -> None:
+        super().release(request)
+        self._called("release")
+
+
+def serve_on(bench: Bench, requests: Sequence[Request]) -> int:
+    """Serve requests whatever happens; what events tell must be the texts. Returns the failures."""
     for request in requests:
         bench.engine.submit(request)
+    told: dict[int, list[int]] = {request.id: [] for request in requests}
     num_failed = 0
     while not bench.engine.is_idle:
         try:
-            bench.engine.step()
-        except (PoisonedError, ZeroDivisionError):
+            for event in bench.engine.step():
+                told[event.request.id] += event.tokens
+        except (PoisonedError, ZeroDivisionError, KeyboardInterrupt):
             num_failed += 1
-    assert num_failed > 3
-    assert [r.output for r in requests] == bench_of([], 0).write(some_requests(4))
+            assert num_failed < 100, "it does not go on"
+    assert [request.output for request in requests] == list(told.values())
+    assert all(request.finish_reason for request in requests)
+    return num_failed
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("where", "every"), [("draft", 5), ("draft", 2), ("accept", 4), ("release", 3)]
+)
+def test_goes_on_behind_a_speculator_that_raises(
+    executor: Executor, where: str, every: int, lookahead: int
+) -> None:
+    bench = bench_of([lambda: SSMS[0], lambda: Faulty(where, every)], lookahead, executor)
+    requests = some_requests(4, count=5)
+    assert serve_on(bench, requests) > 0
+    assert [r.output for r in requests] == bench_of([], 0).write(some_requests(4, count=5))
+    assert nobody_is_left(bench)
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_goes_on_behind_an_interrupt_amid_a_pass(
+    monkeypatch: pytest.MonkeyPatch, lookahead: int
+) -> None:
+    """K/V, and what attention looks at, were then written in part."""
+    right, num_calls = torch.Tensor.index_copy_, 0
+
+    def index_copy(self: torch.Tensor, *args: Any) -> torch.Tensor:
+        nonlocal num_calls
+        num_calls += 1
+        if num_calls % 41 == 0:
+            raise KeyboardInterrupt
+        return right(self, *args)
+
+    monkeypatch.setattr(torch.Tensor, "index_copy_", index_copy)
+    bench = bench_of([lambda: SSMS[0]], lookahead)
+    requests = some_requests(4, count=3)
+    assert serve_on(bench, requests) > 2
+    monkeypatch.undo()
+    assert [r.output for r in requests] == bench_of([], 0).write(some_requests(4, count=3))
+
+
+@pytest.mark.parametrize("lookahead", [0, 1, 2])
+def test_a_number_that_is_used_again_is_another_request(lookahead: int) -> None:
+    bench = bench_of([lambda: SSMS[0]], lookahead)
+    first = Request(id=7, prompt=[1, 2, 3], max_new_tokens=30)
+    bench.engine.submit(first)
+    for _ in range(3):
+        bench.engine.step()
+    bench.engine.cancel(7)
+    second = Request(id=7, prompt=[9, 8], max_new_tokens=12)
+    assert bench.write([second]) == [plain_greedy(MODEL, [9, 8], 12)]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+def test_goes_on_from_what_was_written_before(lookahead: int) -> None:
+    right = plain_greedy(MODEL, [1, 2, 3], 14)
+    request = Request(id=0, prompt=[1, 2, 3], max_new_tokens=14)
+    request.take(right[:5])
+    assert bench_of([lambda: SSMS[0]], lookahead).write([request]) == [right]
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_guess_behind_which_nothing_is_allowed_is_a_leaf(
+    lookahead: int, temperature: float
+) -> None:
+    """An SSM may say nothing at all behind a token that the LLM never takes."""
+
+    def write(drafters: Drafters, ahead: int, never: int | None = None) -> list[list[int]]:
+        banned = () if never is None else tuple((never, token) for token in range(40))
+        sampling = SamplingParams(temperature=temperature, seed=1, bad_words=banned)
+        requests = [Request(id=n, prompt=[n], max_new_tokens=9, sampling=sampling) for n in (1, 2)]
+        return bench_of(drafters, ahead).write(requests)
+
+    expected = write([], 0)
+    never = min({*range(3, 40)}.difference(*expected))
+    wide = Draft(noisy_copy(MODEL, 1, 0.02), (40, 1))
+    assert write([lambda: wide], lookahead, never) == expected
