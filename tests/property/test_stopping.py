@@ -168,7 +168,7 @@ def test_what_was_complete_too_early_is_not_found_later() -> None:
     assert not stop.feed(1)
     assert stop.feed(2)
     assert stop.text == "xabc"
-    stop = StopText(Pieces(["xab"]), ["ab"])
+    stop = StopText(Pieces(["xab"]), ["ab", "wxyz"])
     assert not stop.feed(0, may_stop=False)
     assert stop.text == "xab"
 
