@@ -36,7 +36,7 @@ TRIED = (0.25, 1.0, 0.0, 0.5)
 """Shares of these trees that are drawn and verified, in turn: a curve needs sizes."""
 REMINDED_EVERY = 128
 """Steps between those without speculation, whose time would otherwise be forgotten."""
-FREE = 0.002
+NEGLIGIBLE = 0.002
 """Of a step without speculation: a drafter that takes less time is always asked for everything."""
 AGREED_EVERY = 64
 """Steps between agreements on times; fewer at first."""
@@ -308,7 +308,7 @@ class AdaptiveTrees:
         depths = [*found.depths]
         for number, (drafter, cost) in enumerate(pairs):
             whole = max(1, drafter.supply.depth)
-            if cost.time(whole) < FREE * time(0):
+            if cost.time(whole) < NEGLIGIBLE * time(0):
                 depths[number] = whole
         return replace(found, depths=tuple(depths))
 
