@@ -13,27 +13,23 @@ only those are used that were agreed on. That is done once in a while.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
-from statistics import median_low
-from time import perf_counter
 
-from specinfer.scheduler.drafting import Ask, trees_of
+from specinfer.scheduler.drafter import BY_LEVELS, Drafter
+from specinfer.scheduler.drafting import Ask
 from specinfer.scheduler.online_cost import OnlineCurve
-from specinfer.scheduler.probing import SOONEST, Probing
+from specinfer.scheduler.probing import SOONEST
 from specinfer.scheduler.pruning import takes_any_tree
 from specinfer.scheduler.speculators import Context, Speculator
 from specinfer.scheduler.step_cost import StepCost
-from specinfer.scheduler.supply import Supply
-from specinfer.scheduler.survival import Evidence, Survival
+from specinfer.scheduler.survival import Evidence
 from specinfer.scheduler.token_tree import TokenTree
-from specinfer.scheduler.tree_budget import Offer, Plan, Some, Time, best_nodes, plan
+from specinfer.scheduler.tree_budget import Plan, Time, best_nodes, plan
 
-TRIAL = 9
-"""Trees that a drafter may draw before it is judged."""
 TRIED = (0.25, 1.0, 0.0, 0.5)
-"""Shares of these trees that are drawn and verified, in turn: a curve needs sizes."""
+"""Shares of trees that are drawn and verified on trial, in turn: a curve needs sizes."""
 REMINDED_EVERY = 128
 """Steps between those without speculation, whose time would otherwise be forgotten."""
 NEGLIGIBLE = 0.002
@@ -42,8 +38,6 @@ AGREED_EVERY = 64
 """Steps between agreements on times; fewer at first."""
 PLANNED_EVERY = 16
 """Steps between plans for the same load."""
-LEAST = 0.02
-"""Nodes that survive less likely are left out of plans."""
 SLACK = 2
 """Nodes that a drafter may propose for a request, over its share: which are best is seen then."""
 
@@ -67,73 +61,6 @@ class Times:
         curves = self.draft[drafter] if self.draft else {}
         digits = requests.bit_length()
         return curves[min(curves, key=lambda known: abs(known - digits))] if curves else None
-
-
-@dataclass(slots=True)
-class _Drafter:
-    """A speculator, and all that is known of it.
-
-    Attributes:
-        speculator: draws.
-        survival: of its nodes.
-        supply: of nodes.
-        probing: when it is tried.
-        costs: of drawing, by binary digits of the number of requests.
-        probes: seconds of its probes.
-        unpaid: seconds that went into texts which it has not yet all of.
-        num_calls: how often it was asked and drew.
-        asked: requests that it drew for in the step before: others cost it a prompt, or a gap.
-        seen: the last step in which nodes of it were verified.
-    """
-
-    speculator: Speculator
-    survival: Survival = field(default_factory=Survival)
-    supply: Supply = field(default_factory=Supply)
-    probing: Probing = field(default_factory=Probing)
-    costs: dict[int, OnlineCurve] = field(default_factory=dict)
-    probes: list[float] = field(default_factory=list)
-    unpaid: float = 0.0
-    num_calls: int = 0
-    asked: frozenset[int] = frozenset()
-    seen: int = 0
-
-    def draft(self, contexts: Sequence[Context], *, is_probe: bool) -> dict[int, TokenTree]:
-        """Trees by request, of those that it has all the text of; how long it took is noted."""
-        asked = frozenset(context.request for context in contexts if context.may_draw)
-        was_asked, self.asked = asked <= self.asked, asked
-        start = perf_counter()
-        trees = trees_of(self.speculator, contexts)
-        seconds = perf_counter() - start
-        if len(asked) < len(contexts) or not asked:
-            self.unpaid += seconds if is_probe else 0.0
-            return {request: trees[request] for request in asked}
-        self.num_calls += 1
-        digits = len(contexts).bit_length()
-        if is_probe:
-            self.probes = [*self.probes[-4:], seconds + self.unpaid]
-            self.unpaid = 0.0
-        if was_asked or (not self.costs and self.num_calls > TRIAL):
-            depth = max(max(tree.depths) for tree in trees.values())
-            curve = self.costs.setdefault(digits, OnlineCurve(_BY_LEVELS))
-            curve.add(max(1, depth), seconds)
-        return trees
-
-    def offer(self, cost: StepCost) -> Offer:
-        """What is expected of it for a request."""
-        depth = self.supply.depth
-        pairs = zip(self.survival.table[:depth], self.supply.table[:depth], strict=True)
-        levels = [
-            [
-                Some(survival, count)
-                for survival, count in zip(survivals.tolist(), counts.tolist(), strict=True)
-                if survival > LEAST and count > 0
-            ]
-            for survivals, counts in pairs
-        ]
-        return Offer(levels, [cost.time(level) for level in range(1, depth + 1)])
-
-
-_BY_LEVELS = StepCost((1, 2), (1.0, 2.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +120,7 @@ class AdaptiveTrees:
         max_rows: int,
         agree: Callable[[Times], Times],
     ) -> None:
-        self._drafters = [_Drafter(speculator) for speculator in speculators]
+        self._drafters = [Drafter(speculator) for speculator in speculators]
         self._verify = OnlineCurve(cost)
         self._max_rows = max_rows
         self._agree = agree
@@ -258,8 +185,8 @@ class AdaptiveTrees:
             self._times = self._agree(
                 Times(
                     self._verify.curve(),
-                    [_curves(drafter.costs) for drafter in self._drafters],
-                    [median_low(d.probes) if d.probes else None for d in self._drafters],
+                    [drafter.curves for drafter in self._drafters],
+                    [drafter.probe_seconds for drafter in self._drafters],
                 )
             )
             self._next_agreement = self._step + min(self._step, AGREED_EVERY)
@@ -280,11 +207,11 @@ class AdaptiveTrees:
         costs = [self._times.drafting(number, requests) for number in numbers]
         made = self._plans.get((requests, other_rows))
         if made is None:
-            known = [cost or _BY_LEVELS for cost in costs]
+            known = [cost or BY_LEVELS for cost in costs]
             made = self._made(known, requests, time)
             self._plans[requests, other_rows] = made
         depths = [
-            None if cost is None or drafter.num_calls < TRIAL else depth
+            None if cost is None or drafter.is_on_trial else depth
             for cost, drafter, depth in zip(costs, self._drafters, made.depths, strict=True)
         ]
         if None in depths:
@@ -475,11 +402,6 @@ def _beside(verify: StepCost, requests: int, other_rows: int) -> Time:
         return own + verify.time(rows + nodes)
 
     return time
-
-
-def _curves(costs: Mapping[int, OnlineCurve]) -> dict[int, StepCost]:
-    known = {size: cost.curve() for size, cost in costs.items()}
-    return {size: curve for size, curve in known.items() if curve is not None}
 
 
 def _nodes_of(draft: TokenTree, tree: TokenTree) -> list[int | None]:

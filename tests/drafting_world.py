@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from specinfer.scheduler import adaptive
+from specinfer.scheduler import drafter
 from specinfer.scheduler.adaptive import AdaptiveTrees
 from specinfer.scheduler.drafting import Ask, Drafting
 from specinfer.scheduler.speculators import Context
@@ -133,6 +133,6 @@ def adaptive_trees(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, drafters: Sequence[Any], **given: Any
 ) -> AdaptiveTrees:
     """By the clock of the test."""
-    monkeypatch.setattr(adaptive, "perf_counter", clock)
+    monkeypatch.setattr(drafter, "perf_counter", clock)
     cost = StepCost((1, 64), (1.0, 2.0))
     return AdaptiveTrees(drafters, cost, 1024, **{"agree": lambda times: times, **given})
