@@ -57,12 +57,12 @@ class Iteration:
         """All of them."""
         return [span for spans in self.tasks.values() for span in spans]
 
-    @property
+    @cached_property
     def start(self) -> int:
         """When its first task began, in ns."""
         return min(span.start for span in self.spans)
 
-    @property
+    @cached_property
     def stop(self) -> int:
         """When its last task ended, in ns."""
         return max(span.stop for span in self.spans)

@@ -22,7 +22,7 @@ import argparse
 import sys
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
@@ -39,8 +39,8 @@ from benchmarks.report import RESULTS, Row, markdown, write
 from benchmarks.writing import STDERR
 from specinfer.models.compiler import compile_graph
 from specinfer.runtime.profile.intervals import length, union
-from specinfer.runtime.profile.profiler import Operation, Profiler
-from specinfer.runtime.profile.record import Kind, OperationKey, Span, row_order
+from specinfer.runtime.profile.profiler import Profiler
+from specinfer.runtime.profile.record import HOST, Span, row_order
 from specinfer.scheduler.config import BatchConfig, GenerationConfig, PrefixSSM, SpeculationConfig
 from specinfer.scheduler.llm import LLM, Prompt
 
@@ -68,35 +68,6 @@ ROOM = 4_000_000
 """Events that a profiler keeps."""
 
 
-class Watch(Profiler):
-    """A profiler that keeps only when tasks ran: to describe each of them would take minutes."""
-
-    def span(
-        self,
-        row: str,
-        name: str,
-        start_ns: int,
-        stop_ns: int,
-        id: int | None = None,
-        waits_for: Collection[int | OperationKey] = (),
-        *,
-        kind: Kind = "task",
-        launch: Operation | None = None,
-        **args: Any,
-    ) -> None:
-        """Something ran."""
-        task = getattr(launch, "task", None)
-        if task is not None:
-            super().span(row, task.name, start_ns, stop_ns, id, kind=kind)
-
-    def ran(self) -> Sequence[Span]:
-        """Tasks so far."""
-        profile = self.profile()
-        if profile.num_dropped:
-            raise ValueError(f"{profile.num_dropped} events were dropped: raise ROOM")
-        return profile.spans
-
-
 @dataclass
 class Mode:
     """One way to run, and what was found.
@@ -110,7 +81,7 @@ class Mode:
     """
 
     llm: LLM
-    profiler: Watch
+    profiler: Profiler
     texts: list[list[list[int]]] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
@@ -120,7 +91,7 @@ class Mode:
         """A new engine."""
         # Of a pool of workers each gets one thread; who runs tasks himself must have one, too.
         torch.set_num_threads(options.workers if executor == "threads" else 1)
-        llm, profiler = LLM(MODEL), Watch(capacity=ROOM)
+        llm, profiler = LLM(MODEL), Profiler(capacity=ROOM)
         llm.compile(
             GenerationConfig(max_new_tokens=options.tokens),
             ssms=SSMS,
@@ -163,7 +134,11 @@ class Seen:
     @classmethod
     def of(cls, mode: Mode, models: Mapping[int, str]) -> Seen:
         """Look through a profile."""
-        spans = [span for span in mode.profiler.ran() if span.start >= mode.starts[0]]
+        profile = mode.profiler.profile()
+        if profile.num_dropped:
+            raise ValueError(f"{profile.num_dropped} events were dropped: raise ROOM")
+        # The host's own time, and its waiting, are no work of a worker.
+        spans = [s for s in profile.spans if s.row != HOST and s.start >= mode.starts[0]]
         by_run: defaultdict[int, list[Iteration]] = defaultdict(list)
         for one in iterations(spans, models):
             by_run[bisect(mode.starts, one.start)].append(one)
