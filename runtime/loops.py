@@ -76,7 +76,7 @@ class LoopWatch:
 def longest_run(loop: Sequence[_Item | None]) -> list[_Item]:
     """What comes without a break in a loop, round its end too.
 
-    >>> longest_run("abc"), longest_run(["a", None, "b", "c"]), longest_run([None])
+    >>> longest_run([*"abc"]), longest_run(["a", None, "b", "c"]), longest_run([None])
     (['a', 'b', 'c'], ['b', 'c', 'a'], [])
     """
     if None not in loop:
