@@ -28,7 +28,7 @@ MODEL = tiny_model(
     5, tiny_config(vocabulary=VOCABULARY, hidden=16, inner=16, layers=1, heads=2, kv_heads=1)
 )
 SSM = Draft(noisy_copy(MODEL, 1, 0.05), (2, 1))
-SIZES = Sizes(requests=6, rows=48, length=64, pages=6)
+SIZES = Sizes(requests=6, rows=48, length=64, pages=5)
 
 
 class Letters:
@@ -45,7 +45,7 @@ def a_request(id: int, rng: random.Random) -> Request:
         id=id,
         prompt=[3] * rng.choice([0, 0, 0, 16])
         + [rng.randrange(20) for _ in range(rng.randint(1, 9))],
-        max_new_tokens=rng.choice([1, 3, 20, 30]),
+        max_new_tokens=rng.choice([1, 3, 30, 36]),
         eos_ids=frozenset({rng.randrange(20)}) if rng.random() < 0.3 else frozenset(),
         stop_ids=frozenset({rng.randrange(20)}) if rng.random() < 0.2 else frozenset(),
         text=StopText(TextStream(Letters()), stop) if rng.random() < 0.3 else None,  # type: ignore[arg-type]
@@ -107,8 +107,10 @@ def serve(count: int, seed: int, lookahead: int) -> Counter[str]:
 
 @pytest.mark.parametrize("lookahead", [0, 1])
 def test_a_thousand_short_requests(lookahead: int) -> None:
-    seen = serve(1000 if lookahead == 0 else 300, 1, lookahead)
-    assert min(seen[reason] for reason in ("eos", "stop", "length", "preempted")) > 1, seen
+    count = 1000 if lookahead == 0 else 300
+    seen = serve(count, 1, lookahead)
+    assert min(seen[reason] for reason in ("eos", "stop", "length")) > 5, seen
+    assert seen["preempted"] > count / 100, seen
     assert min(seen[f"cancelled while it {s}"] for s in ("waits", "runs")) > 5, seen
     assert seen["found"] > 100, seen
 
