@@ -1,0 +1,27 @@
+"""Every CUDA C++ kernel compiles, for the oldest and the newest cards that are supported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from specinfer.ops.kernels.cuda import FOLDER, OPTIONS, instances
+
+FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+@pytest.mark.parametrize("file", FILES)
+def test_it_compiles_without_spilling(file: str, arch: str) -> None:
+    core = pytest.importorskip("cuda.core")
+    nvidia = pytest.importorskip("nvidia")
+    headers = [str(path) for root in nvidia.__path__ for path in Path(root).glob("cu*/include")]
+    source = (FOLDER / file).read_text()
+    names = instances(source)
+    assert names, f"{file}: no line that begins with `// instances:`"
+    options = core.ProgramOptions(
+        arch=arch, std=OPTIONS[0].removeprefix("--std="), include_path=[*headers, str(FOLDER)]
+    )
+    compiled = core.Program(source, "c++", options).compile("cubin", name_expressions=names)
+    assert set(compiled.symbol_mapping) == set(names)
