@@ -79,7 +79,8 @@ print("the same tasks and weights as the definition's:", same and built.weights 
 #   rotary(x=value.linear_3, angles=value.rotary_angles_1, out=value.rotary_6, head_size=8)
 #   rotary(x=value.linear_4, angles=value.rotary_angles_1, out=value.rotary_7, head_size=8)
 #   write_kv(k=value.rotary_7, v=value.linear_5, slots=slots, kv=kv.0)
-#   tree_attention(q=value.rotary_6, kv=kv.0, keys=plan.keys, bias=plan.bias,
-#       extents=plan.extents, out=value.attention_8, scale=0.3535533905932738)
+#   tree_attention(q=value.rotary_6, kv=kv.0, keys=plan.keys, seen=plan.seen,
+#       extents=plan.extents, work=plan.work, scratch=plan.scratch, out=value.attention_8,
+#       scale=0.3535533905932738)
 # 37 tasks make 35 values
 # the same tasks and weights as the definition's: True

@@ -17,8 +17,8 @@ from specinfer.models.graph import Graph, Node, SymbolicTensor
 from specinfer.ops.attention import ATTENTION
 from specinfer.runtime.task import Task
 
-PLAN = ("keys", "bias", "extents")
-"""What :func:`specinfer.ops.attention.plan_attention` writes, by task parameter."""
+PLAN = ("keys", "seen", "extents", "work", "scratch")
+"""What attention shares between layers, by task parameter: what its plan writes, and scratch memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,10 @@ def tables(limits: BatchLimits) -> dict[str, tuple[tuple[int, ...], dict[str, to
         "tree": ((requests, limits.nodes), {"i": integer}),
         "ancestors": ((limits.rows, limits.words), {"i": integer}),
         "logit_rows": ((limits.logit_rows,), {"i": integer}),
-        "keys": ((requests, keys), {"i": integer}),
-        "bias": ((limits.rows, keys), {"f": torch.float32}),
+        "keys": ((requests, keys), {"i": torch.int32}),
+        "seen": ((limits.rows, limits.words), {"i": integer}),
         "extents": ((requests, 4), {"i": integer}),
+        "work": ((1,), {"i": torch.int32}),
     }
 
 
@@ -119,6 +120,7 @@ class Model:
         self._tables = {
             name: allocate(name, shape, fields) for name, (shape, fields) in tables(limits).items()
         }
+        self._scratch = allocate("scratch", (program.kv_heads, 1), {"i": torch.uint8})
         values = temporaries(program, limits, dtype, f"{program.name}.value.")
         made = runtime.temporaries(f"{program.name}.values", values).values()
         self._values = dict(zip(program.values, made, strict=True))
@@ -158,7 +160,7 @@ class Model:
 
         K/V are lost: what will be read must be written before.
         """
-        for region in (self.kv, self._tables["keys"], self._tables["bias"]):
+        for region in (self.kv, self._tables["keys"]):
             self.runtime.launch(lose, memory=region.part())
 
     def _logits(self, shape: StepShape) -> Subregion:
@@ -185,8 +187,10 @@ class Model:
         launch(load_batch, **parts, batch=batch)
         plan: dict[str, Any] = {
             "keys": tables["keys"].rows(0, requests),
-            "bias": tables["bias"].rows(0, rows),
+            "seen": tables["seen"].rows(0, rows),
             "extents": tables["extents"].rows(0, requests),
+            "work": tables["work"].part(),
+            "scratch": self._scratch.part(),
         }
         sizes = {"rows": rows, "logit_rows": wanted}
         resolve: dict[str, Callable[[Any], Subregion]] = {

@@ -38,8 +38,9 @@ _POOL = (None, None, "groups", None)
     tree=R,
     ancestors=R,
     keys=RW,
-    bias=RW,
+    seen=WD,
     extents=WD,
+    work=WD,
     pure=True,
 )
 def plan_attention(
@@ -49,8 +50,9 @@ def plan_attention(
     tree: Tensor,
     ancestors: Tensor,
     keys: Tensor,
-    bias: Tensor,
+    seen: Tensor,
     extents: Tensor,
+    work: Tensor,
 ) -> None:
     """Work out which slots each request's rows look at, and which of them each row sees.
 
@@ -64,16 +66,18 @@ def plan_attention(
         tree: (requests, nodes) int64, slots of the uncommitted nodes: chain first, then tree.
         ancestors: (rows, words) int64 bit masks: bit j of a row: the j-th node behind the chain is
             the row itself or its ancestor.
-        keys: (requests, keys) int64, written: slots of prefix, chain and tree, in this order.
-        bias: (rows, keys) float32, written: 0 where the row sees the key, else minus infinity.
+        keys: (requests, keys) int32, written: slots of prefix, chain and tree, in this order.
+        seen: (rows, words) int64 bit masks, written: bit j of a row: it sees the j-th uncommitted
+            node of its request. The prefix is seen by all.
         extents: (requests, 4) int64, written: first row, row behind the last, number of keys, and
-            whether some row does not see all of them.
+            how many of the last of them ``seen`` is to be asked about: none, if all rows see all.
+        work: int32, written where the processor's variant of the attention shares its work out.
     """
     positions, request = rows.positions.numpy(), rows.request.numpy()
     extents.zero_()
     starts = np.flatnonzero(np.diff(request, prepend=-1)).tolist()
     bits = np.unpackbits(ancestors.numpy().view(np.uint8), axis=1, bitorder="little")
-    all_keys, all_bias = keys.numpy(), bias.numpy()
+    all_keys, all_seen = keys.numpy(), seen.numpy().view(np.uint8)
     within_page = np.arange(PAGE_SLOTS)
     for start, stop in zip(starts, [*starts[1:], len(request)], strict=True):
         r = int(request[start])
@@ -83,13 +87,12 @@ def plan_attention(
         used = pages[r, : -(-prefix // PAGE_SLOTS)].numpy()
         all_keys[r, :prefix] = (used[:, None] * PAGE_SLOTS + within_page).ravel()[:prefix]
         all_keys[r, prefix : prefix + nodes] = tree[r, :nodes].numpy()
-        seen = np.ones((stop - start, prefix + nodes), np.bool_)
-        seen[:, prefix : prefix + chain] = (
-            np.arange(prefix, prefix + chain) <= positions[start:stop, None]
-        )
-        seen[:, prefix + chain :] = bits[start:stop, : nodes - chain]
-        all_bias[start:stop, : prefix + nodes] = np.where(seen, np.float32(0), np.float32(-np.inf))
-        extents[r] = torch.tensor([start, stop, prefix + nodes, not seen.all()])
+        sees = np.zeros((stop - start, 8 * all_seen.shape[1]), np.bool_)
+        sees[:, :chain] = np.arange(prefix, prefix + chain) <= positions[start:stop, None]
+        sees[:, chain:nodes] = bits[start:stop, : nodes - chain]
+        all_seen[start:stop] = np.packbits(sees, axis=1, bitorder="little")
+        asked = 0 if sees[:, :nodes].all() else nodes
+        extents[r] = torch.tensor([start, stop, prefix + nodes, asked])
 
 
 @task(
@@ -111,18 +114,27 @@ def write_kv(k: Tensor, v: Tensor, slots: Tensor, kv: SimpleNamespace) -> None:
     q=R,
     kv=R,
     keys=R,
-    bias=R,
+    seen=R,
     extents=R,
+    work=R,
+    scratch=RW,
     out=WD,
     pure=True,
-    axes={"q": (None, "groups"), "kv": _POOL, "out": (None, "groups")},
+    axes={
+        "q": (None, "groups"),
+        "kv": _POOL,
+        "scratch": ("groups", None),
+        "out": (None, "groups"),
+    },
 )
 def tree_attention(
     q: Tensor,
     kv: SimpleNamespace,
     keys: Tensor,
-    bias: Tensor,
+    seen: Tensor,
     extents: Tensor,
+    work: Tensor,
+    scratch: Tensor,
     out: Tensor,
     scale: float,
 ) -> None:
@@ -131,14 +143,16 @@ def tree_attention(
     Args:
         q: (rows, heads x head_size), turned to their positions.
         kv: the layer's pool; query head h uses K/V head ``h * kv_heads // heads``.
-        keys: see :func:`plan_attention`, as are ``bias`` and ``extents``.
-        bias: added to the scores.
-        extents: rows and keys of each request, and whether some row does not see them all.
+        keys: see :func:`plan_attention`, as are ``seen``, ``extents`` and ``work``.
+        seen: which uncommitted nodes each row sees.
+        extents: rows and keys of each request, and how many of these ``seen`` is asked about.
+        work: how the work is shared out, where it is.
+        scratch: (kv_heads, bytes) uint8, for partial results, where there are any.
         out: (rows, heads x head_size), written.
         scale: multiplies the scores.
     """
     kv_heads, size = kv.k.shape[2:]
-    for r, (start, stop, num_keys, masked) in enumerate(extents.tolist()):
+    for r, (start, stop, num_keys, asked) in enumerate(extents.tolist()):
         if start == stop:  # a request that is padding
             continue
         slots = keys[r, :num_keys]
@@ -148,12 +162,18 @@ def tree_attention(
         query = q[start:stop].view(stop - start, kv_heads, -1, size).transpose(0, 1)
         query = query.reshape(kv_heads, -1, size)
         scores = torch.baddbmm(query.new_empty(()), query, k, beta=0, alpha=scale)
-        if masked:
+        if asked:
             by_row = scores.view(kv_heads, stop - start, -1, num_keys)
-            by_row.add_(bias[start:stop, None, :num_keys])
+            by_row[..., num_keys - asked :].masked_fill_(_unseen(seen[start:stop], asked), -torch.inf)
         mixed = torch.bmm(torch.softmax(scores, -1, torch.float32).to(v.dtype), v)
         mixed = mixed.view(kv_heads, stop - start, -1, size).transpose(0, 1)
         out[start:stop].view(mixed.shape).copy_(mixed)
+
+
+def _unseen(seen: Tensor, nodes: int) -> Tensor:
+    """(rows, 1, nodes): which of the first nodes each row does not see."""
+    bits = np.unpackbits(seen.numpy().view(np.uint8), axis=1, count=nodes, bitorder="little")
+    return torch.from_numpy(bits == 0)[:, None]
 
 
 @write_kv.variant("numba", view=Tensor.numpy)
@@ -168,9 +188,17 @@ def _is_decoding(arrays: Mapping[str, Any]) -> bool:
 
 @tree_attention.variant("numba", view=Tensor.numpy, accepts=_is_decoding)
 def _tree_attention_compiled(
-    q: Any, kv: SimpleNamespace, keys: Any, bias: Any, extents: Any, out: Any, scale: float
+    q: Any,
+    kv: SimpleNamespace,
+    keys: Any,
+    seen: Any,
+    extents: Any,
+    work: Any,
+    scratch: Any,
+    out: Any,
+    scale: float,
 ) -> None:
-    cpu.tree_attention(q, kv.k, kv.v, keys, bias, extents, out, scale)
+    cpu.tree_attention(q, kv.k, kv.v, keys, seen, extents, out, scale)
 
 
 @task(kv=RW, pure=True, axes={"kv": _POOL})

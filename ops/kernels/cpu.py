@@ -62,12 +62,13 @@ def write_kv(k, v, slots, k_pool, v_pool):  # type: ignore[no-untyped-def]
 
 
 @njit(**_FLAGS)
-def tree_attention(q, k_pool, v_pool, keys, bias, extents, out, scale):  # type: ignore[no-untyped-def]
+def tree_attention(q, k_pool, v_pool, keys, seen, extents, out, scale):  # type: ignore[no-untyped-def]
     """See :func:`specinfer.ops.attention.tree_attention`; K/V are read where they lie."""
     _, _, kv_heads, size = k_pool.shape
     group = q.shape[1] // (kv_heads * size)
     for r in range(extents.shape[0]):
         start, stop, num_keys = extents[r, 0], extents[r, 1], extents[r, 2]
+        first_asked = num_keys - extents[r, 3]
         if num_keys == 0:  # padding of a step in which nobody computes anything
             out[start:stop] = 0
             continue
@@ -76,13 +77,17 @@ def tree_attention(q, k_pool, v_pool, keys, bias, extents, out, scale):  # type:
             first = kv_head * group
             for j in range(num_keys):
                 key = k_pool[0, keys[r, j], kv_head]
+                node = j - first_asked
                 for row in range(start, stop):
+                    if node >= 0 and not seen[row, node >> 6] >> (node & 63) & 1:
+                        weights[row - start, :, j] = -np.inf
+                        continue
                     for g in range(group):
                         at = (first + g) * size
                         total = np.float32(0)
                         for i in range(size):
                             total += q[row, at + i] * key[i]
-                        weights[row - start, g, j] = total * scale + bias[row, j]
+                        weights[row - start, g, j] = total * scale
             for row in range(start, stop):
                 for g in range(group):
                     _softmax(weights[row - start, g])

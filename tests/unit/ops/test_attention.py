@@ -177,11 +177,12 @@ def make_step(
 
 
 def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """Run the tasks; return their result, and the plan's ``keys`` and ``bias``."""
+    """Run the tasks; return their result, and the plan's ``keys`` and which of them are seen."""
     num_keys = step.pages.shape[1] * PAGE_SLOTS + step.tree.shape[1]
     requests = len(step.pages)
-    keys = torch.full((requests, num_keys), 3)  # a slot of the null page: nobody may look at it
-    bias = torch.full((len(step.q), num_keys), NAN)
+    keys = torch.full((requests, num_keys), 3, dtype=torch.int32)  # a slot of the null page: nobody may look at it
+    seen = torch.full((len(step.q), -(-step.tree.shape[1] // 64)), -1)
+    work, scratch = torch.zeros(1, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.uint8)
     extents = torch.full((requests, EXTENT), -7)
     plan_attention(
         step.rows,
@@ -190,13 +191,22 @@ def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tenso
         step.tree,
         step.ancestors,
         keys,
-        bias,
+        seen,
         extents,
+        work,
     )
     out = torch.full_like(step.q, NAN)
     run_variant(write_kv, kind, step.k, step.v, step.slots, step.kv)
-    run_variant(tree_attention, kind, step.q, step.kv, keys, bias, extents, out, scale)
-    return out, keys, bias
+    run_variant(
+        tree_attention, kind, step.q, step.kv, keys, seen, extents, work, scratch, out, scale
+    )
+    sees = torch.zeros(len(step.q), num_keys, dtype=torch.bool)
+    for row, r in enumerate(step.rows.request.tolist()):
+        stop, asked = extents[r, 2:].tolist()
+        sees[row, :stop] = True
+        for node in range(asked):
+            sees[row, stop - asked + node] = bool(int(seen[row, node // 64]) >> node % 64 & 1)
+    return out, keys, sees
 
 
 @pytest.mark.parametrize("kind", ["cpu", "numba"])
@@ -208,10 +218,10 @@ def test_every_row_attends_to_its_own_token_path(seed: int, kind: str) -> None:
     size, scale = generator.choice([1, 4, 8, 10]), generator.uniform(0.1, 1)
     cases = [random_case(generator) for _ in range(generator.randint(1, 4))]
     step = make_step(cases, heads, kv_heads, size, scale, seed)
-    out, keys, bias = run_step(step, scale, kind)
+    out, keys, sees = run_step(step, scale, kind)
     torch.testing.assert_close(out.double(), step.right, atol=1e-5, rtol=1e-5)
     for row, r in enumerate(step.rows.request.tolist()):
-        looked_at = keys[r][bias[row] == 0].tolist()
+        looked_at = keys[r][sees[row]].tolist()
         assert sorted(looked_at) == step.seen[row]
 
 
