@@ -18,7 +18,7 @@ from specinfer.ops.attention import ATTENTION
 from specinfer.runtime.task import Task
 
 PLAN = ("keys", "seen", "extents", "work", "scratch")
-"""What attention shares between layers, by task parameter: what its plan writes, and scratch memory."""
+"""What the attention of all layers shares, by task parameter: its plan, and scratch memory."""
 
 
 @dataclass(frozen=True, slots=True)

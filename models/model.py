@@ -11,6 +11,7 @@ import torch
 from specinfer.models.batch import BatchLimits, StepShape, TokenBatch, load_batch
 from specinfer.models.compiler import Operand, Program
 from specinfer.ops.attention import PAGE_SLOTS, plan_attention
+from specinfer.runtime.arrays import HOST
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.future import Future, Parameter
 from specinfer.runtime.index_space import IndexSpace
@@ -87,6 +88,26 @@ def memory_bytes(
     }
 
 
+def rounded(shape: StepShape, limits: BatchLimits) -> StepShape:
+    """The next larger of a few sizes of step; none is larger than the limits.
+
+    >>> rounded(StepShape(37, 3, 37), BatchLimits())
+    StepShape(rows=48, requests=4, wanted=48)
+    """
+    return StepShape(
+        min(_rounded(shape.rows), limits.rows),
+        min(_rounded(shape.requests), limits.requests),
+        min(_rounded(shape.wanted), limits.logit_rows),
+    )
+
+
+def _rounded(count: int) -> int:
+    """A power of two, or from 32 on one and a half of one; 0 stays 0."""
+    power = 1 << max(0, count - 1).bit_length() if count else 0
+    between = power // 4 * 3
+    return between if power >= 64 and count <= between else power
+
+
 class Model:
     """A compiled graph bound to memory.
 
@@ -115,15 +136,19 @@ class Model:
         self.program = program
         self.limits = limits
         self._weights = weights
-        allocate = _Allocator(runtime, program.name)
-        self.kv = allocate("kv", kv_shape(program, num_slots), {"k": dtype, "v": dtype})
+        name = program.name
+        shape = kv_shape(program, num_slots)
+        self.kv = runtime.region(f"{name}.kv", shape, {"k": dtype, "v": dtype})
         self._tables = {
-            name: allocate(name, shape, fields) for name, (shape, fields) in tables(limits).items()
+            table: runtime.region(f"{name}.{table}", shape, fields)
+            for table, (shape, fields) in tables(limits).items()
         }
-        self._scratch = allocate("scratch", (program.kv_heads, 1), {"i": torch.uint8})
+        self._scratch = runtime.region(f"{name}.scratch", (program.kv_heads, 1), {"i": torch.uint8})
         values = temporaries(program, limits, dtype, f"{program.name}.value.")
         made = runtime.temporaries(f"{program.name}.values", values).values()
         self._values = dict(zip(program.values, made, strict=True))
+        # A GPU replays a step as one graph for its shape: there must not be too many shapes.
+        self._is_captured = runtime.device_of(self.kv) != HOST
         self._step = runtime.trace(f"{program.name}.step", self._launch_step, keeps=STEP_SHAPES)
 
     @property
@@ -135,10 +160,12 @@ class Model:
         """Issue the launches of one step.
 
         Returns:
-            (logit rows, vocabulary) part of a region: logits of the rows asked for. The next step
-            writes the same memory.
+            (logit rows, vocabulary) part of a region: logits of the rows asked for, and then
+            padding, if there is any. The next step writes the same memory.
         """
         shape = batch.shape
+        if self._is_captured:
+            shape = rounded(shape, self.limits)
         self._step(shape, batch=batch)
         return self._logits(shape)
 
@@ -160,7 +187,7 @@ class Model:
 
         K/V are lost: what will be read must be written before.
         """
-        for region in (self.kv, self._tables["keys"]):
+        for region in (self.kv, self._tables["keys"], self._scratch):
             self.runtime.launch(lose, memory=region.part())
 
     def _logits(self, shape: StepShape) -> Subregion:
@@ -220,17 +247,3 @@ class Model:
 @task(memory=WD)
 def lose(memory: Any) -> None:
     """Whatever is there, is as good as anything else."""
-
-
-class _Allocator:
-    """Makes regions with torch memory; large pools cost nothing until they are touched."""
-
-    def __init__(self, runtime: Runtime, prefix: str) -> None:
-        self._runtime = runtime
-        self._prefix = prefix
-
-    def __call__(
-        self, name: str, shape: tuple[int, ...], fields: Mapping[str, torch.dtype]
-    ) -> Region:
-        arrays = {field: torch.empty(shape, dtype=dtype) for field, dtype in fields.items()}
-        return self._runtime.region(f"{self._prefix}.{name}", shape, fields, arrays)

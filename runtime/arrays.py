@@ -24,16 +24,30 @@ def imported(array: Any) -> Any:
     return np.from_dlpack(array)
 
 
-def zeros(shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array of zeros; pages that are never touched take no memory.
+HOST = "cpu"
+"""The device whose memory NumPy arrays are in."""
 
-    A torch dtype gives a tensor, everything else a NumPy array.
+
+def zeros(shape: tuple[int, ...], dtype: Any, device: str = HOST) -> Any:
+    """An array of zeros; pages of the host that are never touched take no memory.
+
+    A torch dtype gives a tensor on the device, everything else a NumPy array on the host.
     """
     if type(dtype).__module__ == "torch":
         import torch  # only a program that uses torch has such a dtype
 
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device=device)
     return np.zeros(shape, dtype)
+
+
+def is_on_gpu(array: Any) -> bool:
+    """Whether an array lies in the memory of a GPU.
+
+    >>> is_on_gpu(np.zeros(3))
+    False
+    """
+    told = getattr(array, "is_cuda", None)  # torch's own word is the quickest
+    return bool(hasattr(array, "__cuda_array_interface__") if told is None else told)
 
 
 def itemsize(dtype: Any) -> int:

@@ -13,6 +13,7 @@ from reprlib import repr as short
 from types import SimpleNamespace
 from typing import Any
 
+from specinfer.runtime.arrays import is_on_gpu
 from specinfer.runtime.binding import Binding
 from specinfer.runtime.dependence import Requirement
 from specinfer.runtime.errors import LaunchError
@@ -65,6 +66,11 @@ class Call:
             for name, value in zip(self.task.parameters, self.values, strict=True)
         }
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether all that it does is to issue work to a GPU, the same in each run."""
+        return self.executable.is_on_gpu
+
     def run(self) -> Any:
         """Call the function."""
         return self.function(*self.values)
@@ -85,6 +91,7 @@ class ResolvedCall(Call):
     """A run whose values, or whether it runs at all, are known only when its turn comes."""
 
     __slots__ = ("otherwise", "predicate", "result")
+    is_on_gpu = False
 
     def __init__(
         self,
@@ -175,6 +182,7 @@ class Executable:
         template: its arguments, with None where a value goes.
         positions: where each value goes.
         requirements: what it does to memory.
+        is_on_gpu: whether all of the memory is a GPU's.
     """
 
     binding: Binding
@@ -184,6 +192,7 @@ class Executable:
     template: tuple[Any, ...]
     positions: tuple[tuple[int, str], ...]
     requirements: tuple[Requirement, ...]
+    is_on_gpu: bool = False
 
     def call(
         self,
@@ -320,12 +329,14 @@ def make_executable(
     """
     task = binding.task
     arrays: dict[str, Any] = {}
+    on_gpu: list[bool] = []
     for name, region in binding.regions.items():
         part = region.part(colour) if isinstance(region, Projected) else region
         views = {
             field: instances.view(key, spaces[name], is_partial=name in apart)
             for field, key in zip(part.fields, part.keys, strict=True)
         }
+        on_gpu += map(is_on_gpu, views.values())
         arrays[name] = views[part.fields[0]] if len(views) == 1 else SimpleNamespace(**views)
     variant = task.select(processors, arrays)
     if variant.view is not None:
@@ -338,6 +349,7 @@ def make_executable(
         tuple(arrays.get(name) for name in task.parameters),
         tuple((i, name) for i, name in enumerate(task.parameters) if name not in arrays),
         requirements,
+        bool(on_gpu) and all(on_gpu),
     )
 
 

@@ -232,6 +232,15 @@ class Runtime:
         if stream.observer is not None:
             stream.observer.exchanged(stream.num_operations, (region.id, field))
 
+    def device_of(self, region: Region) -> str:
+        """Whose memory a region lies in, as torch calls it.
+
+        Raises:
+            LaunchError: a region of another runtime.
+        """
+        self._store.check_known(region, f"region {region.name}")
+        return self._store.memory_of(region).device
+
     def array(self, region: Region, field: str) -> Any:
         """This process's memory of a field as it is now, without waiting: for a look.
 

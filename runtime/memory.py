@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from specinfer.runtime.arrays import HOST
 from specinfer.runtime.errors import ConfigError, SpecInferError
 
 LISTED = 5
@@ -68,6 +69,7 @@ class Memory:
     Attributes:
         name: of the memory.
         budget_bytes: what may be held at once; None for no end.
+        device: whose memory it is, as torch calls it.
         used: bytes held now.
         peak: the most that were held at once.
 
@@ -85,6 +87,7 @@ left, 100 B too few; held: weights 600 B
 
     name: str
     budget_bytes: int | None = None
+    device: str = HOST
     used: int = field(default=0, init=False)
     peak: int = field(default=0, init=False)
     _held: dict[str, int] = field(default_factory=dict, init=False, repr=False)

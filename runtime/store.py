@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specinfer.runtime.arrays import bytes_like, itemsize, over, zeros
+from specinfer.runtime.arrays import HOST, bytes_like, itemsize, over, zeros
 from specinfer.runtime.attached import Attached
 from specinfer.runtime.distributor import Distributor
 from specinfer.runtime.errors import LaunchError, MapperError
@@ -68,10 +68,15 @@ class Store:
         num_bytes = region.space.volume * sum(sizes)
         taken = {field: region.check(field, array) for field, array in arrays.items()}
         self._attached.check(region, taken)
-        self._memory_of(region).hold(name, num_bytes)
+        memory = self.memory_of(region)
+        memory.hold(name, num_bytes)
         self._add(region)
         for field, array in taken.items():
             self._attach(region, field, array)
+        if memory.device != HOST:  # where memory is not given out before it is touched
+            for field in region.fields.keys() - taken.keys():
+                array = zeros(region.shape, region.fields[field], memory.device)
+                self._give(region, field, array)
         return region
 
     def temporaries(self, name: str, values: Sequence[Temporary]) -> dict[str, Region]:
@@ -83,16 +88,17 @@ class Store:
             value.name: Region(id, value.name, value.shape, {"value": value.dtype})
             for id, value in enumerate(values, start=len(self._regions))
         }
-        memories = {memory.name: memory for memory in map(self._memory_of, regions.values())}
+        memories = {memory.name: memory for memory in map(self.memory_of, regions.values())}
         if len(memories) > 1:
             raise MapperError(
                 f"arena {name}: a mapper put its values into memories {', '.join(memories)}, "
                 "expected one"
             )
-        memories.popitem()[1].hold(name, plan.num_bytes)
+        _, held = memories.popitem()
+        held.hold(name, plan.num_bytes)
         arena = self._num_arenas
         self._num_arenas += 1
-        memory = zeros((plan.num_bytes,), bytes_like(values[0].dtype))
+        memory = zeros((plan.num_bytes,), bytes_like(values[0].dtype), held.device)
         for value in values:
             region, offset = regions[value.name], plan.offsets[value.name]
             self._add(region)
@@ -133,7 +139,12 @@ class Store:
         self._regions.append(region)
         self._distributor.add(region)
 
-    def _memory_of(self, region: Region) -> Memory:
+    def memory_of(self, region: Region) -> Memory:
+        """The memory that the mapper puts a region into.
+
+        Raises:
+            MapperError: there is none of that name.
+        """
         name = self._mapper.memory(region)
         try:
             return self.memories[name]

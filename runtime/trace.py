@@ -34,6 +34,7 @@ from specinfer.runtime.region import FieldKey
 from specinfer.runtime.replication import Launched
 
 States = Mapping[FieldKey, FieldState]
+Prepare = Callable[[Sequence[Operation]], Sequence[Callable[[], Any]]]
 _Key = tuple[Hashable, tuple[str, ...], Hashable]
 """Bucket, names of parameters, and epoch of the runtime."""
 
@@ -125,7 +126,7 @@ class Template:
         recording: what it does.
         answer: what the body returned.
         bucket: what the body was told, for people.
-        calls: the operations as plain functions.
+        calls: what runs the operations, if they are run in order.
         edges: for each operation, those it waits for: counted from 0 in the same replay, and
             backwards from -1 in the one right before it.
         uses: what all of it does, as one launch; the last two only if it is not run in order.
@@ -143,20 +144,31 @@ _Kept = TypeVar("_Kept", Recording, Template)
 
 
 def make_template(
-    recording: Recording, answer: Any, bucket: tuple[Hashable, ...] = (), *, is_in_order: bool
+    recording: Recording,
+    answer: Any,
+    bucket: tuple[Hashable, ...] = (),
+    prepare: Prepare | None = None,
 ) -> Template:
-    """Find the dependences of a recording, also on a replay right before it."""
+    """Make a recording ready for replays.
+
+    Args:
+        recording: verified.
+        answer: what the body returned.
+        bucket: what the body was told.
+        prepare: makes the calls of operations that run in order. If they do not, their dependences
+            are found, also on a replay right before.
+    """
     operations = recording.operations
     edges: tuple[tuple[int, ...], ...] = ()
-    if not is_in_order:
+    if prepare is None:
         analyzer, count = DependenceAnalyzer(), len(operations)
         found = [
             analyzer.launch(id, operation.requirements)
             for id, operation in enumerate((*operations, *operations))
         ]
         edges = tuple(tuple(sorted(id - count for id in waits)) for waits in found[count:])
-    calls = tuple(operation.bound() for operation in operations)
-    uses = () if is_in_order else _uses(operations)
+    calls = () if prepare is None else tuple(prepare(operations))
+    uses = _uses(operations) if prepare is None else ()
     return Template(recording, answer, bucket, calls, edges, uses)
 
 
@@ -236,8 +248,8 @@ class Host(Protocol):
         ...
 
     @property
-    def is_in_order(self) -> bool:
-        """Whether operations run as they are issued."""
+    def prepare(self) -> Prepare | None:
+        """Makes the calls of operations that run as they are issued; None: they do not."""
         ...
 
 
@@ -371,9 +383,7 @@ class Trace:
                 if not known:
                     del self._recorded[key]
                 if (reason := difference(earlier, recording)) is None:
-                    template = make_template(
-                        recording, answer, bucket, is_in_order=self._host.is_in_order
-                    )
+                    template = make_template(recording, answer, bucket, self._host.prepare)
                     verified = [*self._templates.get(key, ()), template]
                     _keep(self._templates, key, verified, self._keeps)
                     self.stats.verified += 1

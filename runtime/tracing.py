@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from specinfer.runtime.distributor import Distributor
 from specinfer.runtime.errors import TraceError
+from specinfer.runtime.executor import ReplayingExecutor
 from specinfer.runtime.mapper import Mapper
 from specinfer.runtime.placement import FieldState
 from specinfer.runtime.recorder import Recorder
 from specinfer.runtime.region import FieldKey
 from specinfer.runtime.store import Store
 from specinfer.runtime.stream import Stream
-from specinfer.runtime.trace import Recording, States, Template
+from specinfer.runtime.trace import Prepare, Recording, States, Template
 
 
 class Tracing:
@@ -40,9 +41,10 @@ class Tracing:
         return (self._mapper.epoch, self._store.exchanges)
 
     @property
-    def is_in_order(self) -> bool:
-        """Whether operations run as they are issued."""
-        return self._stream.executor.is_in_order
+    def prepare(self) -> Prepare | None:
+        """Makes the calls of operations that run as they are issued; None: they do not."""
+        executor = self._stream.executor
+        return cast(ReplayingExecutor, executor).prepare if executor.is_in_order else None
 
     @property
     def last_replayed(self) -> Template | None:

@@ -100,8 +100,17 @@ class Executor(Protocol):
         ...
 
 
+def plain_calls(operations: Sequence[Operation]) -> tuple[Callable[[], Any], ...]:
+    """Operations as plain functions, one each."""
+    return tuple(operation.bound() for operation in operations)
+
+
 class ReplayingExecutor(Executor, Protocol):
     """Runs operations in order, and recorded ones all at once: the seam for a CUDA graph."""
+
+    def prepare(self, operations: Sequence[Operation]) -> Sequence[Callable[[], Any]]:
+        """What :meth:`replay` calls for recorded operations; they have run before."""
+        ...
 
     def replay(
         self,
@@ -113,7 +122,7 @@ class ReplayingExecutor(Executor, Protocol):
 
         Args:
             base: number of the first one.
-            calls: the operations as plain functions.
+            calls: the operations as :meth:`prepare` made them.
             operations: the same.
         """
         ...

@@ -7,7 +7,7 @@ from operator import length_hint
 from typing import Any
 
 from specinfer.runtime.dependence import LaunchId
-from specinfer.runtime.executor import Failure, Operation
+from specinfer.runtime.executor import Failure, Operation, plain_calls
 from specinfer.runtime.executor.guard import Guard
 from specinfer.runtime.poison import PoisonedData
 
@@ -31,6 +31,10 @@ class InOrderExecutor:
         """Run the operation now, unless what it reads is poisoned."""
         self._guard.run(id, operation)
         return (id,)
+
+    def prepare(self, operations: Sequence[Operation]) -> Sequence[Callable[[], Any]]:
+        """A plain function for each."""
+        return plain_calls(operations)
 
     def replay(
         self,

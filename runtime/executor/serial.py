@@ -8,7 +8,7 @@ from typing import Any
 
 from specinfer.runtime.dependence import LaunchId
 from specinfer.runtime.errors import PoisonedError
-from specinfer.runtime.executor import Failure, Operation
+from specinfer.runtime.executor import Failure, Operation, plain_calls
 from specinfer.runtime.poison import PoisonedData
 
 
@@ -36,6 +36,10 @@ class SerialExecutor:
             self._fail(id, operation, error)
             raise
         return (id,)
+
+    def prepare(self, operations: Sequence[Operation]) -> Sequence[Callable[[], Any]]:
+        """A plain function for each."""
+        return plain_calls(operations)
 
     def replay(
         self,

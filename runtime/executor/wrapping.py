@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from specinfer.runtime.executor import Executor
+from specinfer.runtime.executor import Executor, Operation, plain_calls
 
 
 class WrappingExecutor:
@@ -29,6 +30,10 @@ class WrappingExecutor:
     def poisoned(self) -> Any:
         """Data that were never made."""
         return self._inner.poisoned
+
+    def prepare(self, operations: Sequence[Operation]) -> Sequence[Callable[[], Any]]:
+        """A plain function for each operation: they are watched one by one."""
+        return plain_calls(operations)
 
     def take_failures(self) -> Any:
         """What raised since the last time this was asked."""

@@ -181,12 +181,8 @@ class SSMSpeculator:
         self._depth = 0
         shape = (decoder.model.limits.logit_rows, max(expansion))
         runtime = self._runtime
-        self._tokens = runtime.region(
-            f"{name}.tokens", shape, {"value": torch.int64}, {"value": torch.empty(shape).long()}
-        )
-        self._log_probs = runtime.region(
-            f"{name}.log_probs", shape, {"value": torch.float32}, {"value": torch.empty(shape)}
-        )
+        self._tokens = runtime.region(f"{name}.tokens", shape, {"value": torch.int64})
+        self._log_probs = runtime.region(f"{name}.log_probs", shape, {"value": torch.float32})
 
     @property
     def limits(self) -> BatchLimits:

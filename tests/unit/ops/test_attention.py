@@ -180,9 +180,12 @@ def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tenso
     """Run the tasks; return their result, and the plan's ``keys`` and which of them are seen."""
     num_keys = step.pages.shape[1] * PAGE_SLOTS + step.tree.shape[1]
     requests = len(step.pages)
-    keys = torch.full((requests, num_keys), 3, dtype=torch.int32)  # a slot of the null page: nobody may look at it
+    keys = torch.full(
+        (requests, num_keys), 3, dtype=torch.int32
+    )  # a slot of the null page: nobody may look at it
     seen = torch.full((len(step.q), -(-step.tree.shape[1] // 64)), -1)
-    work, scratch = torch.zeros(1, dtype=torch.int32), torch.zeros(1, 1, dtype=torch.uint8)
+    work = torch.zeros(1, dtype=torch.int32)
+    scratch = torch.zeros(1, 1, dtype=torch.uint8)
     extents = torch.full((requests, EXTENT), -7)
     plan_attention(
         step.rows,

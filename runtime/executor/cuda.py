@@ -1,0 +1,161 @@
+"""Runs operations in order on a GPU: each issues its work to one stream, and nobody waits for it.
+
+Tasks whose arguments all lie on the GPU only issue work. Where a trace has such tasks one behind
+the other, what they issue is captured as a CUDA graph when the trace is verified; a replay is then
+one launch of the graph. Tasks that also work on the host (they give a value, or take one that
+differs from run to run) stand between graphs and run as they are.
+
+Memory that tasks take while they are captured, all graphs share: they run one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from specinfer.runtime.dependence import LaunchId
+from specinfer.runtime.errors import ConfigError, TraceError
+from specinfer.runtime.executor import Operation, plain_calls
+from specinfer.runtime.executor.serial import SerialExecutor
+
+OLDEST = (8, 0)
+"""Compute capability that kernels are made for, and those behind it."""
+
+
+class CudaExecutor(SerialExecutor):
+    """One GPU; what raises on the host, raises at its launch.
+
+    Args:
+        device: number of the GPU.
+
+    Raises:
+        ConfigError: there is none, or it is too old.
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        super().__init__()
+        check_gpu(device)
+        torch.cuda.set_device(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def submit(
+        self, id: LaunchId, operation: Operation, waits_for: Collection[LaunchId]
+    ) -> Sequence[LaunchId]:
+        """Run the operation's host part now; its work on the GPU comes when it comes."""
+        with torch.cuda.stream(self._stream):
+            return super().submit(id, operation, waits_for)
+
+    def prepare(self, operations: Sequence[Operation]) -> Sequence[Callable[[], Any]]:
+        """A graph for each run of operations on the GPU, a plain function for each other."""
+        calls: list[Callable[[], Any]] = []
+        for is_on_gpu, run in groupby(operations, _is_on_gpu):
+            some = list(run)
+            calls += [self._captured(some)] if is_on_gpu else plain_calls(some)
+        return calls
+
+    def replay(
+        self,
+        base: LaunchId,
+        calls: Sequence[Callable[[], Any]],
+        operations: Sequence[Operation],
+    ) -> None:
+        """Run recorded operations."""
+        if self.poisoned:
+            super().replay(base, calls, operations)
+            return
+        at = 0
+        with torch.cuda.stream(self._stream):
+            for call in calls:
+                try:
+                    call()
+                except BaseException as error:
+                    self._fail(base + at, operations[at], error)
+                    raise
+                at += call.count if isinstance(call, _Graph) else 1
+
+    def _captured(self, operations: Sequence[Operation]) -> _Graph:
+        graph = torch.cuda.CUDAGraph()
+        calls = plain_calls(operations)
+        self._stream.synchronize()
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=self._pool)
+            at = 0
+            try:
+                for at, call in enumerate(calls):  # noqa: B007 - read where one raises
+                    call()
+            except BaseException as error:
+                raise TraceError(
+                    f"{operations[at]} cannot be captured as part of a CUDA graph: {error}; "
+                    "expected a task that only issues work to the GPU, and waits for none"
+                ) from error
+            finally:
+                graph.capture_end()
+        return _Graph(graph, len(calls))
+
+    def wait(self, ids: Collection[LaunchId] | None) -> None:
+        """Return when the GPU has done all that was issued."""
+        self._stream.synchronize()
+
+    def close(self) -> None:
+        """Wait for the GPU."""
+        self._stream.synchronize()
+
+
+class _Graph:
+    """A CUDA graph of some operations.
+
+    Attributes:
+        count: how many operations it stands for.
+    """
+
+    __slots__ = ("_graph", "count")
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, count: int) -> None:
+        self._graph = graph
+        self.count = count
+
+    def __call__(self) -> None:
+        self._graph.replay()
+
+
+def _is_on_gpu(operation: Operation) -> bool:
+    return bool(getattr(operation, "is_on_gpu", False))
+
+
+def check_gpu(device: int = 0) -> None:
+    """Refuse a GPU that is not there or too old, before anything is loaded.
+
+    Raises:
+        ConfigError: what is missing, and what was expected.
+    """
+    if torch.version.cuda is None:
+        raise ConfigError(
+            f"device is cuda, but torch {torch.__version__} was built without CUDA; expected a "
+            "build for CUDA 13 (see https://pytorch.org/get-started/locally)"
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"device is cuda, but torch {torch.__version__} (CUDA {torch.version.cuda}) finds no "
+            "GPU; expected one that `nvidia-smi` lists, and a driver that is as new"
+        )
+    if device >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"device is cuda:{device}, but there are {count} GPUs")
+    if (found := torch.cuda.get_device_capability(device)) < OLDEST:
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(
+            f"device is cuda, but {name} has compute capability {found[0]}.{found[1]}, expected "
+            f"{OLDEST[0]}.{OLDEST[1]} (A100) or newer"
+        )
+    try:
+        import cupy
+
+        cupy.cuda.runtime.runtimeGetVersion()
+    except Exception as error:
+        raise ConfigError(
+            f"device is cuda, but CuPy cannot be used: {error}; expected "
+            '`pip install "specinfer[gpu]"`, for CUDA 13 and its driver'
+        ) from None
