@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels import rowwise_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -54,6 +55,11 @@ def relu(x: Tensor, out: Tensor) -> None:
     """``out = max(x, 0)``."""
     torch.clamp_min(x, 0, out=out)
 
+
+add.variant("cuda")(rowwise_cuda.add)
+silu_mul.variant("cuda")(rowwise_cuda.silu_mul)
+gelu.variant("cuda")(rowwise_cuda.gelu)
+relu.variant("cuda")(rowwise_cuda.relu)
 
 ADD = Operator("add", _infer_pair, (add,))
 SILU_MUL = Operator("silu_mul", _infer_pair, (silu_mul,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels import rowwise_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -44,6 +45,9 @@ def select_rows(x: Tensor, rows: Tensor, out: Tensor) -> None:
     """``out[i] = x[rows[i]]``: later operators pay only for the rows whose logits are wanted."""
     torch.index_select(x, 0, rows, out=out)
 
+
+embedding.variant("cuda")(rowwise_cuda.embedding)
+select_rows.variant("cuda")(rowwise_cuda.select_rows)
 
 EMBEDDING = Operator("embedding", _infer_embedding, (embedding,), weights=("weight",))
 SELECT_ROWS = Operator("select_rows", _infer_select, (select_rows,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels import cpu
+from specinfer.ops.kernels import cpu, rowwise_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -37,6 +37,7 @@ def rms_norm(x: Tensor, weight: Tensor, out: Tensor, eps: float) -> None:
 
 
 rms_norm.variant("numba", view=Tensor.numpy)(cpu.rms_norm)
+rms_norm.variant("cuda")(rowwise_cuda.rms_norm)
 
 
 def _infer_layer_norm(x: Shape, *, eps: float) -> Signature:
@@ -49,6 +50,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor, eps: float)
     """``out = (x - mean) / sqrt(variance + eps) * weight + bias``."""
     out.copy_(torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps))
 
+
+layer_norm.variant("cuda")(rowwise_cuda.layer_norm)
 
 RMS_NORM = Operator("rms_norm", _infer_rms, (rms_norm,), weights=("weight",))
 LAYER_NORM = Operator("layer_norm", _infer_layer_norm, (layer_norm,), weights=("weight", "bias"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels import cpu
+from specinfer.ops.kernels import cpu, rowwise_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -37,6 +37,9 @@ def rotary_angles(positions: Tensor, out: Tensor, head_size: int, theta: float) 
     angles = positions[:, None].float() * (1.0 / theta**exponents)
     cos, sin = angles.cos(), angles.sin()
     torch.cat((cos, cos, -sin, sin), dim=1, out=out)
+
+
+rotary_angles.variant("cuda")(rowwise_cuda.rotary_angles)
 
 
 def _infer_rotary(x: Shape, angles: Shape, *, head_size: int) -> Signature:
@@ -71,6 +74,7 @@ def rotary(x: Tensor, angles: Tensor, out: Tensor, head_size: int) -> None:
 
 
 rotary.variant("numba", view=Tensor.numpy)(cpu.rotary)
+rotary.variant("cuda")(rowwise_cuda.rotary)
 
 ROTARY_ANGLES = Operator("rotary_angles", _infer_angles, (rotary_angles,))
 ROTARY = Operator("rotary", _infer_rotary, (rotary,))
