@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels import cpu
+from specinfer.ops.kernels import cpu, rowwise_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import RW, WD, R
 from specinfer.runtime.task import task
@@ -164,7 +164,9 @@ def tree_attention(
         scores = torch.baddbmm(query.new_empty(()), query, k, beta=0, alpha=scale)
         if asked:
             by_row = scores.view(kv_heads, stop - start, -1, num_keys)
-            by_row[..., num_keys - asked :].masked_fill_(_unseen(seen[start:stop], asked), -torch.inf)
+            by_row[..., num_keys - asked :].masked_fill_(
+                _unseen(seen[start:stop], asked), -torch.inf
+            )
         mixed = torch.bmm(torch.softmax(scores, -1, torch.float32).to(v.dtype), v)
         mixed = mixed.view(kv_heads, stop - start, -1, size).transpose(0, 1)
         out[start:stop].view(mixed.shape).copy_(mixed)
@@ -179,6 +181,11 @@ def _unseen(seen: Tensor, nodes: int) -> Tensor:
 @write_kv.variant("numba", view=Tensor.numpy)
 def _write_kv_compiled(k: Any, v: Any, slots: Any, kv: SimpleNamespace) -> None:
     cpu.write_kv(k, v, slots, kv.k, kv.v)
+
+
+@write_kv.variant("cuda")
+def _write_kv_cuda(k: Tensor, v: Tensor, slots: Tensor, kv: SimpleNamespace) -> None:
+    rowwise_cuda.write_kv(k, v, slots, kv.k[0], kv.v[0])
 
 
 def _is_decoding(arrays: Mapping[str, Any]) -> bool:

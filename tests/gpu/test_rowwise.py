@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
+from unit.ops.apply import run_variant
 
 from specinfer.ops import elementwise, rotary
+from specinfer.ops.attention import write_kv
+from specinfer.ops.fused import rotary_write
 from specinfer.ops.kernels import rowwise_cuda as cuda
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
@@ -120,13 +124,14 @@ def test_functions_of_each_element(dtype: torch.dtype, layout: str, shape: tuple
     torch.manual_seed(shape[1])
     x, y = numbers(*shape, dtype, layout).mul_(3), numbers(*shape, dtype, layout)
     x[0, 0] = torch.inf
-    for run, reference in (
+    cases: list[tuple[Callable[[Tensor], None], Callable[[Tensor], None]]] = [
         (lambda out: cuda.add(x, y, out), lambda out: elementwise.add(x, y, out)),
         (lambda out: cuda.silu_mul(x, y, out), lambda out: elementwise.silu_mul(x, y, out)),
         (lambda out: cuda.relu(x, out), lambda out: elementwise.relu(x, out)),
         (lambda out: cuda.gelu(x, out, "none"), lambda out: elementwise.gelu(x, out, "none")),
         (lambda out: cuda.gelu(x, out, "tanh"), lambda out: elementwise.gelu(x, out, "tanh")),
-    ):
+    ]
+    for run, reference in cases:
         out, right = poison(*shape, dtype, layout), poison(*shape, dtype)
         run(out)
         reference(right)
@@ -196,11 +201,10 @@ def test_keys_and_values_go_to_their_slots(
         slots = torch.randperm(3 * rows, device="cuda")[:rows]
         pools = torch.full((3, 3 * rows, kv_heads, size), torch.nan, dtype=dtype, device="cuda")
         right = pools.clone()
-        out, turned, key = (
-            poison(rows, heads * size, dtype),
-            *(poison(*x.shape, dtype) for x in (q, k)),
-        )
-        cuda.rotary_write(q, k, v, angles, slots, pools[0], pools[2], out, size)
+        out, turned = (poison(rows, heads * size, dtype) for _ in range(2))
+        key = poison(rows, kv_heads * size, dtype)
+        kv = SimpleNamespace(k=pools[0:1], v=pools[2:3])
+        run_variant(rotary_write, "cuda", q, k, v, angles, slots, kv, out, size)
         cuda.rotary(q, angles, turned, size)
         cuda.rotary(k, angles, key, size)
         right[0, slots] = key.view(rows, kv_heads, size)
@@ -210,7 +214,7 @@ def test_keys_and_values_go_to_their_slots(
         torch.testing.assert_close(pools, right, rtol=0, atol=0, equal_nan=True)
         pools.fill_(torch.nan)
         right[0, slots] = k.reshape(rows, kv_heads, size)
-        cuda.write_kv(k, v, slots, pools[0], pools[2])
+        run_variant(write_kv, "cuda", k, v, slots, kv)
         torch.testing.assert_close(pools, right, rtol=0, atol=0, equal_nan=True)
 
 
@@ -222,12 +226,10 @@ def test_rows_of_a_table(dtype: torch.dtype, layout: str, shape: tuple[int, int]
     x = numbers(*shape, dtype, layout)
     for count in (1, 9, 257):
         chosen = torch.randint(0, shape[0], (count,), device="cuda")
-        for run in (
-            lambda out, rows=chosen: cuda.select_rows(x, rows, out),
-            lambda out, rows=chosen: cuda.embedding(rows, x, out),
-        ):
-            out = poison(count, shape[1], dtype, layout)
-            run(out)
+        selected, embedded = (poison(count, shape[1], dtype, layout) for _ in range(2))
+        cuda.select_rows(x, chosen, selected)
+        cuda.embedding(chosen, x, embedded)
+        for out in (selected, embedded):
             assert torch.equal(out, x[chosen])
             assert nothing_else_written(out)
 
