@@ -16,6 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from specinfer.ops.kernels import tables_cuda
 from specinfer.runtime.privilege import WD
 from specinfer.runtime.task import task
 
@@ -170,17 +171,48 @@ def load_batch(
     What a small batch leaves over is 0: a row that is padding sees what is committed of the last
     request, and writes to the null page.
     """
-    pairs = [(getattr(rows, field), getattr(batch, field)) for field in ROW_FIELDS]
-    pairs += [(getattr(requests, field), getattr(batch, field)) for field in REQUEST_FIELDS]
-    pairs += [
-        (pages, batch.pages),
-        (tree, batch.tree_slots),
-        (ancestors, batch.ancestors),
-        (logit_rows, batch.logit_rows),
-    ]
-    for target, source in pairs:
+    for target, source, filler in _copies(
+        rows, requests, pages, tree, ancestors, logit_rows, batch
+    ):
         if target.shape != source.shape:
-            target.zero_()
+            target.fill_(filler)
         target[tuple(map(slice, source.shape))] = torch.from_numpy(source)
-    if len(rows.request) > batch.num_rows:
-        rows.request[batch.num_rows :] = max(0, batch.num_requests - 1)
+
+
+@load_batch.variant("cuda")
+def _load_batch_on_gpu(
+    rows: SimpleNamespace,
+    requests: SimpleNamespace,
+    pages: Tensor,
+    tree: Tensor,
+    ancestors: Tensor,
+    logit_rows: Tensor,
+    batch: TokenBatch,
+) -> None:
+    copies = _copies(rows, requests, pages, tree, ancestors, logit_rows, batch)
+    tables_cuda.fill_tables(*zip(*copies, strict=True))
+
+
+def _copies(
+    rows: SimpleNamespace,
+    requests: SimpleNamespace,
+    pages: Tensor,
+    tree: Tensor,
+    ancestors: Tensor,
+    logit_rows: Tensor,
+    batch: TokenBatch,
+) -> list[tuple[Tensor, IntArray, int]]:
+    """Each table with what is copied to its beginning, and what stands behind it."""
+    last_request = max(0, batch.num_requests - 1)
+    fillers = {"request": last_request}
+    found = [
+        (getattr(rows, field), getattr(batch, field), fillers.get(field, 0)) for field in ROW_FIELDS
+    ]
+    found += [(getattr(requests, field), getattr(batch, field), 0) for field in REQUEST_FIELDS]
+    found += [
+        (pages, batch.pages, 0),
+        (tree, batch.tree_slots, 0),
+        (ancestors, batch.ancestors, 0),
+        (logit_rows, batch.logit_rows, 0),
+    ]
+    return found

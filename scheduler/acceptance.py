@@ -43,8 +43,15 @@ class Verification:
     verifier: Verifier
     num_logprobs: int = 0
 
-    def accepted(self, logits: Tensor) -> Accepted:
-        """Verify; logits (N, vocabulary). Only rows that the path visits are looked at."""
+    def accepted(self, logits: Tensor, likeliest_tokens: Sequence[int] | None = None) -> Accepted:
+        """Verify. Only rows that the path visits are looked at.
+
+        Args:
+            logits: (N, vocabulary).
+            likeliest_tokens: of each row, if that is known.
+        """
+        if likeliest_tokens is not None and self.params.is_greedy and self.params.is_plain:
+            return follow(self.tree, likeliest_tokens.__getitem__)
         if self.params.is_greedy:
             return follow(
                 self.tree,
@@ -74,10 +81,24 @@ class Verification:
 @task(logits=R, pure=True)
 def accept(logits: Tensor, verifications: Sequence[Verification]) -> list[Found]:
     """What is accepted of each tree; logits (nodes of all trees in order, vocabulary)."""
+    return _accepted(logits, verifications, None)
+
+
+@accept.variant("cuda")
+def _accept_on_gpu(logits: Tensor, verifications: Sequence[Verification]) -> list[Found]:
+    # One wait for all rows, where a walk would wait at each node that it visits.
+    return _accepted(logits, verifications, logits.argmax(-1).tolist())
+
+
+def _accepted(
+    logits: Tensor, verifications: Sequence[Verification], likeliest_tokens: Sequence[int] | None
+) -> list[Found]:
     found, row = [], 0
     for verification in verifications:
-        own = logits[row : row + len(verification.tree)]
-        accepted = verification.accepted(own)
+        rows = slice(row, row + len(verification.tree))
+        own = logits[rows]
+        known = None if likeliest_tokens is None else likeliest_tokens[rows]
+        accepted = verification.accepted(own, known)
         found.append((accepted, verification.logprobs(own, accepted)))
-        row += len(verification.tree)
+        row = rows.stop
     return found

@@ -35,14 +35,18 @@ from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
 from specinfer.scheduler.adaptive import AdaptiveTrees
-from specinfer.scheduler.config import EXECUTORS, BatchConfig, ParallelConfig
+from specinfer.scheduler.config import DEVICES, EXECUTORS, BatchConfig, ParallelConfig
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_pages import KVPages, num_pages
+from specinfer.scheduler.pipeline import DESK
 from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.speculators.making import Maker, Parts
 from specinfer.scheduler.step_cost import FREE, StepCost, measure_step_cost
+
+CPU, GPU = "cpu", "gpu"
+"""Names of memories; that of the host is torch's name of its device, too."""
 
 
 def new_runtime(
@@ -50,54 +54,85 @@ def new_runtime(
     dtype: torch.dtype,
     profiler: Profiler | None = None,
     *,
+    device: str = CPU,
     log: OperationLog | None = None,
     parallel: ParallelConfig | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
     memory: Mapping[str, Any] | None = None,
 ) -> Runtime:
-    """A runtime on the CPUs of this process, or of all ranks that ``mpirun`` has started.
+    """A runtime on a GPU or the CPUs of this process, or of all ranks that ``mpirun`` has started.
 
     Args:
         executor: ``serial`` or ``threads``.
         dtype: of weights, activations and K/V.
         profiler: is told what runs, if there is one.
+        device: ``cpu`` or ``cuda``.
         log: is told what is meant and what is done, if there is one.
         parallel: how the work is spread over the ranks.
         rules: which launches are divided over them, as in a mapper's YAML.
         memory: budgets by name, in bytes or as text; by default what the machine has.
 
     Raises:
-        ConfigError: another executor or number of ranks than there are, a budget that is no size or
-            of no memory.
+        ConfigError: another executor, device or number of ranks than there are, a budget that is no
+            size or of no memory.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f"executor is {executor!r}, expected {' or '.join(EXECUTORS)}")
-    # NumPy, and so Numba, has no bfloat16; only its weights are packed.
-    processors = ("numba", "cpu") if dtype == torch.float32 else ("packed", "cpu")
+    if device not in DEVICES:
+        raise ConfigError(f"device is {device!r}, expected {' or '.join(DEVICES)}")
     machine = machine_here()
     parallel = parallel or ParallelConfig()
-    mapper = _mapper(parallel, processors, rules)
+    mapper = _mapper(parallel, _processors(device, dtype), rules, device)
     _check_ranks(machine.num_ranks, mapper.mesh, parallel)
     if machine.num_ranks > 1 and executor != "serial":
         raise ConfigError(f"executor is {executor!r}, expected serial on several ranks")
-    chosen: Executor
-    if executor == "threads":
-        # The workers share the cores: each task gets one of them.
-        workers = torch.get_num_threads()
-        chosen = ThreadedExecutor(workers, partial(torch.set_num_threads, 1))
-    else:
-        chosen = InOrderExecutor() if machine.num_ranks > 1 else SerialExecutor()
+    chosen = _executor(executor, device, machine.num_ranks)
     chosen = ProfilingExecutor(chosen, profiler) if profiler else chosen
     chosen = LoggingExecutor(chosen, log) if log else chosen
-    budgets = dict.fromkeys(mapper.memories) | {"cpu": machine_bytes()}
+    budgets = dict.fromkeys(mapper.memories) | {CPU: machine_bytes()}
+    if device != CPU:
+        budgets[GPU] = gpu_bytes()
     given = budgets_from(memory or {})
     if unknown := sorted(given.keys() - budgets):
         raise ConfigError(
             f"memory.{unknown[0]}: nothing is put into it, expected {' or '.join(budgets)}"
         )
     budgets |= given
-    memories = [Memory(name, budget) for name, budget in budgets.items()]
+    memories = [
+        Memory(name, budget, device if name == GPU else CPU) for name, budget in budgets.items()
+    ]
     return Runtime(chosen, machine=machine, mapper=mapper, memories=memories, observer=log)
+
+
+def _processors(device: str, dtype: torch.dtype) -> Sequence[str]:
+    if device != CPU:
+        return ("cuda", "cpu")  # tasks declared for a CPU are torch's own, wherever arrays lie
+    # NumPy, and so Numba, has no bfloat16; only its weights are packed.
+    return ("numba", "cpu") if dtype == torch.float32 else ("packed", "cpu")
+
+
+def _executor(name: str, device: str, num_ranks: int) -> Executor:
+    if device != CPU:
+        if num_ranks > 1 or name != "serial":
+            raise ConfigError(
+                f"device is {device} with executor {name} on {num_ranks} ranks, expected the "
+                "executor serial on one"
+            )
+        # Only here: it wants a GPU and CuPy.
+        from specinfer.runtime.executor.cuda import CudaExecutor
+
+        return CudaExecutor()
+    if name == "threads":
+        # The workers share the cores: each task gets one of them.
+        workers = torch.get_num_threads()
+        return ThreadedExecutor(workers, partial(torch.set_num_threads, 1))
+    return InOrderExecutor() if num_ranks > 1 else SerialExecutor()
+
+
+def gpu_bytes() -> int:
+    """Memory of the GPU that nobody uses yet."""
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)
 
 
 def machine_bytes() -> int:
@@ -106,13 +141,18 @@ def machine_bytes() -> int:
 
 
 def _mapper(
-    parallel: ParallelConfig, processors: Sequence[str], rules: Sequence[Mapping[str, Any]]
+    parallel: ParallelConfig,
+    processors: Sequence[str],
+    rules: Sequence[Mapping[str, Any]],
+    device: str,
 ) -> YamlMapper:
     """The user's rules, then the models'."""
     given = read_yaml(Path(parallel.mapper)) if parallel.mapper else {}
     if not isinstance(given, dict):
         raise ConfigError(f"{parallel.mapper}: expected a mapping, got {given!r}")
-    own = {"mesh": {AXIS: parallel.tensor}, "processors": list(processors)}
+    own: dict[str, Any] = {"mesh": {AXIS: parallel.tensor}, "processors": list(processors)}
+    if device != CPU:
+        own["memories"] = {DESK: CPU, "*": GPU}
     return YamlMapper(own | given, name=parallel.mapper or None, more=rules)
 
 
@@ -152,12 +192,14 @@ class Assembly:
         batch: how much is done at once.
         length: most tokens of a request.
         dtype: of weights, activations and K/V.
+        device: where they lie.
     """
 
     runtime: Runtime
     batch: BatchConfig
     length: int
     dtype: torch.dtype
+    device: str = CPU
 
     def engine(
         self,
@@ -221,7 +263,9 @@ class Assembly:
 
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
         weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)
-        if self.runtime.num_ranks == 1:  # a packed matrix cannot be divided
+        if self.device != CPU:
+            weights = {name: weight.to(self.device) for name, weight in weights.items()}
+        elif self.runtime.num_ranks == 1:  # a packed matrix cannot be divided
             weights = pack_weights(program, weights)
         return weight_regions(self.runtime, weights, plan.prefix)
 
@@ -242,9 +286,9 @@ class Assembly:
             models: with their programs and the nodes of their trees; the LLM first, for what is
                 made of its checkpoint has its weights.
         """
-        if len(self.runtime.memories) > 1:
+        if self.runtime.memories.keys() - {CPU, GPU}:
             return
-        (memory,) = self.runtime.memories.values()
+        memory = self.runtime.memories[CPU if self.device == CPU else GPU]
         free = Memory(memory.name, memory.left)
         for plan, program, nodes in models:
             limits, slots = self._sizes(nodes)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16")
 EXECUTORS = ("serial", "threads")
+DEVICES = ("cpu", "cuda")
 
 
 def _at_least_one(config: object, *names: str) -> None:
@@ -346,6 +347,7 @@ class ServingConfig:
         definition: path of a YAML model definition; empty: by the checkpoint's model type.
         dtype: ``float32`` or ``bfloat16``.
         executor: ``serial``, or ``threads`` for independent tasks at once.
+        device: ``cpu``, or ``cuda``: one GPU, with an executor of its own.
         drafts: the speculators, merged; empty for incremental decoding.
         speculation: how their guesses are verified.
         batch: how much is done at once.
@@ -359,6 +361,7 @@ class ServingConfig:
     definition: str = ""
     dtype: str = "float32"
     executor: str = "serial"
+    device: str = "cpu"
     drafts: tuple[Draft, ...] = (NGram(),)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -369,6 +372,7 @@ class ServingConfig:
     def __post_init__(self) -> None:
         _one_of(self, "dtype", DTYPES)
         _one_of(self, "executor", EXECUTORS)
+        _one_of(self, "device", DEVICES)
         try:
             budgets_from(self.memory)
         except ConfigError as error:

@@ -140,6 +140,7 @@ class LLM:
             speculation=config.speculation,
             batch=config.batch,
             executor=config.executor,
+            device=config.device,
             parallel=config.parallel,
             memory=config.memory,
         )
@@ -194,6 +195,7 @@ class LLM:
         speculation: SpeculationConfig | None = None,
         batch: BatchConfig | None = None,
         executor: str = "serial",
+        device: str = "cpu",
         parallel: ParallelConfig | None = None,
         memory: Mapping[str, Any] | None = None,
         profiler: Profiler | None = None,
@@ -207,6 +209,7 @@ class LLM:
             speculation: how much is guessed, and how it is verified.
             batch: how much is done at once.
             executor: ``serial`` or ``threads``.
+            device: ``cpu`` or ``cuda``.
             parallel: how the work is spread over the ranks of ``mpirun``.
             memory: budgets by name, such as ``{"cpu": "8 GiB"}``.
             profiler: is told of tasks and requests, if there is one.
@@ -228,12 +231,13 @@ class LLM:
             executor,
             self._dtype,
             profiler,
+            device=device,
             log=log,
             parallel=parallel,
             rules=rules,
             memory=memory,
         )
-        assembly = Assembly(runtime, batch, self._length(batch), self._dtype)
+        assembly = Assembly(runtime, batch, self._length(batch), self._dtype, device)
         self._lanes = RequestLanes(profiler) if profiler else None
         self._engine = assembly.engine(
             self.plan(),

@@ -44,6 +44,8 @@ from specinfer.scheduler.token_tree import TokenTree
 
 Trees = Mapping[int, TokenTree]
 
+DESK = "desk"
+"""Name of its region."""
 ROOMS = 32
 """Sizes of iterations whose traces are kept."""
 
@@ -207,7 +209,7 @@ class Pipeline:
         self._llm = llm
         self._speculators = speculators
         self._runtime = runtime = llm.model.runtime
-        self._desk = runtime.region("desk", (1 + len(speculators),), {"value": torch.int64})
+        self._desk = runtime.region(DESK, (1 + len(speculators),), {"value": torch.int64})
         self._in_flight: deque[Future] = deque()
         self._numbers = count()
         self._requests: dict[int, Request] = {}

@@ -89,11 +89,15 @@ def measure_step_cost(weights: Sequence[Tensor], repeats: int = 3) -> StepCost:
 
 def _time(weights: Sequence[Tensor], rows: int, repeats: int) -> float:
     best = math.inf
-    inputs = {w.shape[1]: torch.ones(rows, w.shape[1], dtype=w.dtype) for w in weights}
+    inputs = {
+        w.shape[1]: torch.ones(rows, w.shape[1], dtype=w.dtype, device=w.device) for w in weights
+    }
     for _ in range(repeats + 1):  # the first warms up
         start = perf_counter()
         for weight in weights:
             x = inputs[weight.shape[1]]
             product(x, weight) if weight.is_mkldnn else torch.mm(x, weight.t())
+        if weights[0].is_cuda:
+            torch.cuda.synchronize()
         best = min(best, perf_counter() - start)
     return best

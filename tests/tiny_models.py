@@ -194,7 +194,8 @@ def make_decoder(
     pages = sizes.pages or sizes.requests * (num_pages(sizes.length) + 1)
     slots = KVPages(pages, sizes.requests, max(1, nodes))
     # A copy: a model may be the LLM and an SSM of one runtime, and regions share no memory.
-    weights = weight_regions(runtime, {n: w.clone() for n, w in model.weights.items()})
+    device = runtime.memories["cpu"].device  # a test may have put a GPU there
+    weights = weight_regions(runtime, {n: w.clone().to(device) for n, w in model.weights.items()})
     pool = slots.num_slots
     decoder = Decoder(Model(runtime, program, weights, limits, pool, model.dtype), slots)
     for name in ("k", "v"):
@@ -221,9 +222,10 @@ def make_bench(
     executor: Executor | None = None,
     verifier: str = "auto",
     lookahead: int = 0,
+    runtime: Runtime | None = None,
 ) -> Bench:
     """An engine without a tokenizer."""
-    runtime, sizes = Runtime(executor, processors), sizes or Sizes()
+    runtime, sizes = runtime or Runtime(executor, processors), sizes or Sizes()
     speculators = [make_ssm(d, sizes, runtime) if isinstance(d, Draft) else d for d in drafts]
     nodes = sum(speculator.max_nodes for speculator in speculators)
     llm = make_decoder(model, sizes, nodes=nodes, runtime=runtime)

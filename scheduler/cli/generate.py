@@ -205,6 +205,7 @@ def _load(
             speculation=config.speculation,
             batch=config.batch,
             executor=config.executor,
+            device=config.device,
             parallel=config.parallel,
             memory=config.memory,
             profiler=profiler,

@@ -24,6 +24,7 @@ _FLAGS = {
     "definition": ("definition",),
     "dtype": ("dtype",),
     "executor": ("executor",),
+    "device": ("device",),
     "verifier": ("speculation", "verifier"),
     "max_requests": ("batch", "max_requests"),
     "max_new_tokens": ("generation", "max_new_tokens"),
@@ -47,6 +48,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, positional: bool = Fal
         help="a model definition of your own (default: by the model's type)",
     )
     group.add_argument("--dtype", metavar="TYPE", help="float32 (default) or bfloat16")
+    group.add_argument("--device", metavar="NAME", help="cpu (default) or cuda: one GPU")
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:

@@ -68,7 +68,7 @@ class ReducedVocabulary:
     def widened(self, logits: Tensor) -> Tensor:
         """A row of logits over the LLM's vocabulary; what is not known cannot be drawn."""
         wide = logits.new_full((self._size,), -torch.inf)
-        wide[self._ids] = logits[: self.num_tokens]
+        wide[self._ids.to(wide.device)] = logits[: self.num_tokens]
         return wide
 
 
@@ -101,8 +101,8 @@ def _likeliest(logits: Tensor, count: int, vocabulary: ReducedVocabulary | None)
     """The likeliest children of some nodes; logits (nodes, vocabulary of the model)."""
     if vocabulary is not None:
         logits = logits[:, : vocabulary.num_tokens]
-    tokens = torch.empty((len(logits), count), dtype=torch.int64)
-    log_probs = torch.empty((len(logits), count))
+    tokens = logits.new_empty((len(logits), count), dtype=torch.int64)
+    log_probs = logits.new_empty((len(logits), count), dtype=torch.float32)
     top_k(logits, tokens, log_probs)
     pairs = zip(tokens.tolist(), log_probs.tolist(), strict=True)
     return [

@@ -1,0 +1,65 @@
+"""A GPU writes what the oracle writes, whatever is guessed, and its steps are replayed as graphs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gpu.gpu_runtime import gpu_runtime
+from tiny_models import (
+    Draft,
+    Sizes,
+    make_bench,
+    noisy_copy,
+    plain_greedy,
+    tiny_config,
+    tiny_model,
+)
+
+from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.ngram import NGramSpeculator
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+
+CONFIG = tiny_config(hidden=256, inner=96, heads=4, kv_heads=2)
+MODEL = tiny_model(4, CONFIG)
+SSM = Draft(noisy_copy(MODEL, 1, 0.02), (2, 1, 1))
+WIDE = Draft(noisy_copy(MODEL, 2, 0.05), (3, 2, 2, 1))
+DRAFTS: dict[str, list[Draft | Speculator]] = {
+    "incremental": [],
+    "SSM": [SSM],
+    "two SSMs and n-grams": [SSM, WIDE, NGramSpeculator()],
+}
+PROMPTS = [[1, 2, 3], [4, 5], [7] * 20, list(range(30)), [9, 8, 7, 6, 5], [3]]
+
+
+def request(id: int, prompt: list[int], max_new_tokens: int) -> Request:
+    return Request(id=id, prompt=prompt, max_new_tokens=max_new_tokens, eos_ids=frozenset({-1}))
+
+
+@pytest.mark.parametrize("lookahead", [0, 1])
+@pytest.mark.parametrize("drafts", DRAFTS)
+def test_writes_what_the_oracle_writes(drafts: str, lookahead: int) -> None:
+    runtime = gpu_runtime()
+    sizes = Sizes(requests=3, rows=48, length=128)
+    bench = make_bench(MODEL, DRAFTS[drafts], sizes, runtime=runtime, lookahead=lookahead)
+    for _ in range(2):  # graphs are replayed the second time
+        requests = [request(id, prompt, 40) for id, prompt in enumerate(PROMPTS)]
+        assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
+    if not lookahead:
+        assert sum(trace.stats.replayed for trace in runtime.traces) > 20
+    runtime.close()
+
+
+def test_sampled_texts_are_those_of_the_cpu() -> None:
+    runtime = gpu_runtime()
+    texts = []
+    for given in (runtime, None):
+        bench = make_bench(MODEL, [SSM], Sizes(), runtime=given, verifier="coupled")
+        requests = [request(id, prompt, 30) for id, prompt in enumerate(PROMPTS)]
+        for one in requests:
+            one.sampling = type(one.sampling)(temperature=0.8, top_p=0.9)
+            one.seed = one.id
+        texts.append(bench.write(requests))
+    assert texts[0] == texts[1]
+    runtime.close()
