@@ -9,7 +9,7 @@ by the runtime like any other dependence.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from specinfer.models.errors import GraphError
@@ -29,13 +29,16 @@ class Operand:
         kind: ``input`` of the batch, ``weight``, ``value``, ``kv`` of a layer, or attention
             ``plan``.
         name: of the input, weight, plan or graph's tensor; the number of the layer.
+        columns: of a value, from which to behind which; None: all.
     """
 
     kind: str
     name: str
+    columns: tuple[int, int] | None = None
 
     def __str__(self) -> str:
-        return self.name if self.kind in ("input", "weight") else f"{self.kind}.{self.name}"
+        name = self.name if self.kind in ("input", "weight") else f"{self.kind}.{self.name}"
+        return name if self.columns is None else "{}[:,{}:{}]".format(name, *self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,11 @@ class Program:
         steps: in program order.
         values: by the name of the graph's tensor, in program order.
         output: operand of the logits.
-        weights: shape of each weight, by its name in the checkpoint.
+        weights: shape of each weight, by its name in the checkpoint, or in ``stacks``.
         num_layers: attention layers, each with a part of the K/V pool.
         kv_heads: K/V heads of a layer.
         head_size: features of a head.
+        stacks: weights of the checkpoint that lie one below the other in one that is used.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Program:
     num_layers: int
     kv_heads: int
     head_size: int
+    stacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.steps))
@@ -109,7 +114,7 @@ def compile_graph(graph: Graph) -> Program:
         operands[node.out.name] = Operand("value", node.out.name)
         steps += _lower(node, operands, layer)
         layer += node.operator is ATTENTION
-    first, last = _lifetimes(steps)
+    first, last = lifetimes(steps)
     last[graph.output.name] = len(steps)
     values = {
         name: Value(*_matrix(graph, node.out), first[name], last[name])
@@ -142,7 +147,7 @@ def _lower(node: Node, operands: dict[str, Operand], layer: int) -> Iterator[Ste
         yield Step(task, tuple((name, known[name]) for name in task.parameters))
 
 
-def _lifetimes(steps: Sequence[Step]) -> tuple[dict[str, int], dict[str, int]]:
+def lifetimes(steps: Sequence[Step]) -> tuple[dict[str, int], dict[str, int]]:
     """The first and the last step that each value is an argument of, by its name."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}

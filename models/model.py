@@ -220,24 +220,32 @@ class Model:
             "scratch": self._scratch.part(),
         }
         sizes = {"rows": rows, "logit_rows": wanted}
-        resolve: dict[str, Callable[[Any], Subregion]] = {
-            "input": lambda name: (
-                parts[name] if name in parts else tables["rows"].part(step_rows, name)
+        resolve: dict[str, Callable[[Operand], Subregion]] = {
+            "input": lambda given: (
+                parts[given.name]
+                if given.name in parts
+                else tables["rows"].part(step_rows, given.name)
             ),
-            "weight": lambda name: self._weights[name].part(),
-            "kv": lambda layer: self._layer(int(layer)),
-            "plan": lambda name: plan[name],
-            "value": lambda name: self._values[name].rows(0, sizes[self.program.values[name].rows]),
+            "weight": lambda given: self._weights[given.name].part(),
+            "kv": lambda given: self._layer(int(given.name)),
+            "plan": lambda given: plan[given.name],
+            "value": lambda given: self._value(given, sizes[self.program.values[given.name].rows]),
         }
         known = parts | plan
         planned: dict[str, Any] = {name: known[name] for name in plan_attention.parameters}
         launch(plan_attention, **planned)
         for step in self.program.steps:
             arguments: dict[str, Any] = {
-                name: resolve[value.kind](value.name) if isinstance(value, Operand) else value
+                name: resolve[value.kind](value) if isinstance(value, Operand) else value
                 for name, value in step.arguments
             }
             launch(step.task, **arguments)
+
+    def _value(self, operand: Operand, rows: int) -> Subregion:
+        part = self._values[operand.name].rows(0, rows)
+        if operand.columns is None:
+            return part
+        return part.region.part(part.space.along(1, *operand.columns))
 
     def _layer(self, layer: int) -> Subregion:
         _, *rest = self.kv.shape
