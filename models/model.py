@@ -182,18 +182,8 @@ class Model:
         self._launch_step(shape, batch)
         return self._logits(shape)
 
-    def start_anew(self) -> None:
-        """Go on behind launches that failed: what they have not written is not missed.
-
-        K/V are lost: what will be read must be written before.
-        """
-        for region in (self.kv, self._tables["keys"], self._scratch):
-            self.runtime.launch(lose, memory=region.part())
-
-    def _logits(self, shape: StepShape) -> Subregion:
-        return self._values[self.program.output.name].rows(0, shape.wanted)
-
-    def _batch_parts(self, shape: StepShape) -> dict[str, Any]:
+    def inputs(self, shape: StepShape) -> dict[str, Subregion]:
+        """Where a step of this shape finds what to compute, by argument of ``load_batch``."""
         rows, requests, wanted = shape
         tables = self._tables
         return {
@@ -205,13 +195,36 @@ class Model:
             "logit_rows": tables["logit_rows"].rows(0, wanted),
         }
 
+    def compute(self, shape: StepShape) -> Subregion:
+        """Issue the launches of one step whose :meth:`inputs` others have written.
+
+        Returns:
+            Logits, as of :meth:`forward`.
+        """
+        self._launch_program(shape)
+        return self._logits(shape)
+
+    def start_anew(self) -> None:
+        """Go on behind launches that failed: what they have not written is not missed.
+
+        K/V are lost: what will be read must be written before.
+        """
+        for region in (self.kv, self._tables["keys"], self._scratch):
+            self.runtime.launch(lose, memory=region.part())
+
+    def _logits(self, shape: StepShape) -> Subregion:
+        return self._values[self.program.output.name].rows(0, shape.wanted)
+
     def _launch_step(self, shape: StepShape, batch: Parameter | Future) -> None:
         """The body of the trace: every launch of a step of this shape."""
+        self.runtime.launch(load_batch, **self.inputs(shape), batch=batch)
+        self._launch_program(shape)
+
+    def _launch_program(self, shape: StepShape) -> None:
         launch, tables = self.runtime.launch, self._tables
         rows, requests, wanted = shape
         step_rows = IndexSpace((0,), (rows,))
-        parts = self._batch_parts(shape)
-        launch(load_batch, **parts, batch=batch)
+        parts = self.inputs(shape)
         plan: dict[str, Any] = {
             "keys": tables["keys"].rows(0, requests),
             "seen": tables["seen"].rows(0, rows),
