@@ -182,7 +182,7 @@ class Model:
         self._launch_step(shape, batch)
         return self._logits(shape)
 
-    def inputs(self, shape: StepShape) -> dict[str, Subregion]:
+    def inputs(self, shape: StepShape) -> dict[str, Any]:
         """Where a step of this shape finds what to compute, by argument of ``load_batch``."""
         rows, requests, wanted = shape
         tables = self._tables
