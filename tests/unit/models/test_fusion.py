@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,14 +77,22 @@ def results(decoder: Decoder, seed: int) -> list[Tensor]:
 def assert_same(
     program: Program, weights: Mapping[str, Tensor], seed: int = 0, near: float = 1e-5
 ) -> Program:
-    """Fuse a program, and compare what it computes, run in order and in another order."""
+    """Fuse a program, and compare what it computes."""
     fused = fuse(program)
+    compare(fused, program, weights, seed, near)
+    return fused
+
+
+def compare(
+    fused: Program, program: Program, weights: Mapping[str, Tensor], seed: int, near: float
+) -> None:
+    """Both compute the same, the fused one in order and in another order."""
     right = results(decoder(program, weights, SerialExecutor()), seed)
     for executor in (SerialExecutor(), ShuffledExecutor(seed)):
         found = results(decoder(fused, stack_weights(fused, weights), executor), seed)
         for one, other in zip(found, right, strict=True):
             torch.testing.assert_close(one, other, rtol=near, atol=near, equal_nan=True)
-    return fused
+    assert fused.values[fused.output.name].last == len(fused.steps)
 
 
 def tasks(program: Program) -> list[str]:
@@ -168,10 +177,11 @@ def test_a_gate_comes_first_in_its_stack_wherever_it_is_made() -> None:
     assert "silu_mul" not in tasks(fused)
 
 
-def test_a_gate_that_is_read_again_is_columns_of_a_product() -> None:
+@pytest.mark.parametrize("again", [0, 1])
+def test_a_gate_that_is_read_again_is_columns_of_a_product(again: int) -> None:
     def body(graph: Graph, x: SymbolicTensor) -> SymbolicTensor:
-        gate, up = gated(graph, x)
-        return graph.op("add", graph.op("silu_mul", gate, up), gate)
+        pair = gated(graph, x)
+        return graph.op("add", graph.op("silu_mul", *pair), pair[again])
 
     fused = assert_same(*program_of(body))
     (step,) = (step for step in fused.steps if step.task.name == "silu_mul")
@@ -188,6 +198,15 @@ def test_a_gate_with_biases_is_columns_of_a_product() -> None:
     fused = assert_same(*program_of(body))
     assert "gated_linear" not in tasks(fused)
     assert ("a.b", "b.b") in fused.stacks.values()
+
+
+def test_a_gate_that_is_the_result_of_the_program_stays() -> None:
+    program, _ = program_of(lambda graph, x: graph.op("silu_mul", *gated(graph, x)))
+    (step,) = (step for step in program.steps if step.task.name == "silu_mul")
+    assert "gated_linear" in tasks(fuse(program))
+    for name in ("x", "y"):
+        shown = replace(program, output=dict(step.arguments)[name])
+        assert "gated_linear" not in tasks(fuse(shown))
 
 
 def test_a_gate_of_another_input_stays() -> None:
@@ -215,6 +234,35 @@ def test_keys_that_are_read_again_are_turned_by_themselves() -> None:
     fused = assert_same(*program_of(lambda graph, x: x, twice=True))
     assert tasks(fused).count("rotary") == 2
     assert "rotary_write" not in tasks(fused)
+
+
+def test_queries_that_are_read_before_the_write_are_turned_by_themselves() -> None:
+    def body(graph: Graph, x: SymbolicTensor) -> SymbolicTensor:
+        angles = graph.op("rotary_angles", graph.positions, head_size=4)
+        q = graph.op("rotary", x, angles, head_size=4)
+        k = graph.op("rotary", graph.op("relu", q), angles, head_size=4)
+        return graph.op("attention", q, k, x, head_size=4, scale=0.5)
+
+    assert tasks(assert_same(*program_of(body))).count("rotary_write") == 1
+
+
+def test_a_write_goes_with_the_queries_of_its_own_layer() -> None:
+    def body(graph: Graph, x: SymbolicTensor) -> SymbolicTensor:
+        angles = graph.op("rotary_angles", graph.positions, head_size=4)
+        made = [graph.op("linear", x, weight=f"v{i}", features=8) for i in range(4)]
+        q, k, other_q, other_k = (graph.op("rotary", y, angles, head_size=4) for y in made)
+        one = graph.op("attention", q, k, x, head_size=4, scale=0.5)
+        other = graph.op("attention", other_q, other_k, x, head_size=4, scale=0.5)
+        return graph.op("add", one, other)
+
+    program, weights = program_of(body)
+    steps = list(program.steps)
+    *_, first, second = (i for i, task in enumerate(tasks(program)) if task == "tree_attention")
+    steps[first], steps[second - 1] = steps[second - 1], steps[first]  # both write, then both ask
+    fused = fuse(replace(program, steps=tuple(steps)))
+    assert tasks(fused).count("rotary_write") == 3
+    assert "rotary" not in tasks(fused)
+    compare(fused, program, weights, seed=0, near=1e-5)
 
 
 def test_what_is_turned_by_other_angles_stays() -> None:
