@@ -45,7 +45,8 @@ class Row:
 
 def device() -> dict[str, Any]:
     """The machine that this process runs on, as far as it bears on speed and rounding."""
-    return {
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return gpu | {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -219,6 +219,14 @@ def commit_kv(kv: SimpleNamespace, moves: Tensor) -> None:
     kv.v.index_copy_(1, targets, kv.v.index_select(1, sources))
 
 
+@task(kv=RW, moves=R, pure=True, axes={"kv": _POOL})
+def move_kv(kv: SimpleNamespace, moves: Tensor) -> None:
+    """The same for moves that lie in a region; those that are not used go from slot 0 to slot 0."""
+    sources, targets = moves
+    kv.k.index_copy_(1, targets, kv.k.index_select(1, sources))
+    kv.v.index_copy_(1, targets, kv.v.index_select(1, sources))
+
+
 def _infer(q: Shape, k: Shape, v: Shape, *, head_size: int, scale: float) -> Signature:
     for name, x in (("q", q), ("k", k), ("v", v)):
         expect(

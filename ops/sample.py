@@ -28,3 +28,19 @@ def top_k(logits: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
     values, indices = wide.topk(tokens.shape[1], dim=-1)
     tokens.copy_(indices)
     torch.sub(values, wide.logsumexp(-1, keepdim=True), out=log_probs)
+
+
+@task(
+    logits=R,
+    tokens=WD,
+    pure=True,
+    axes={"logits": ("rows", None), "tokens": ("rows",)},
+)
+def likeliest(logits: Tensor, tokens: Tensor) -> None:
+    """The likeliest token of each row, of equal ones the first.
+
+    Args:
+        logits: (rows, vocabulary).
+        tokens: (rows,) int64, written.
+    """
+    torch.argmax(logits, dim=-1, out=tokens)

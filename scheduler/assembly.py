@@ -14,6 +14,7 @@ import torch
 
 from specinfer.models.batch import BatchLimits
 from specinfer.models.compiler import Program, compile_graph
+from specinfer.models.fusion import fuse, stack_weights
 from specinfer.models.model import Model, memory_bytes, weight_regions
 from specinfer.models.packing import factors, pack_weights
 from specinfer.models.parallel import AXIS
@@ -228,9 +229,9 @@ class Assembly:
                 f"batch.lookahead is {self.batch.lookahead} on {self.runtime.num_ranks} ranks, "
                 "expected 0: every rank schedules for itself"
             )
-        program = compile_graph(llm.graph)
+        program = self._program(llm)
         models = [model for draft in drafts for model in draft.models]
-        programs = {id(plan): compile_graph(plan.graph) for plan, _ in models}
+        programs = {id(plan): self._program(plan) for plan, _ in models}
         num_nodes = sum(draft.num_nodes for draft in drafts)
         ssms = [(plan, programs[id(plan)], nodes) for plan, nodes in models]
         self._check_memory([(llm, program, num_nodes), *ssms])
@@ -259,12 +260,18 @@ class Assembly:
             verifier=verifier,
             prefill_share=self.batch.prefill_share,
             lookahead=self.batch.lookahead,
+            lanes=self.device != CPU,
         )
 
+    def _program(self, plan: Plan) -> Program:
+        program = compile_graph(plan.graph)
+        return program if self.device == CPU else fuse(program)
+
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
-        weights = load_weights(plan.checkpoint, program.weights, self.dtype, progress)
+        expected = compile_graph(plan.graph).weights
+        weights = load_weights(plan.checkpoint, expected, self.dtype, progress)
         if self.device != CPU:
-            weights = {name: weight.to(self.device) for name, weight in weights.items()}
+            weights = stack_weights(program, weights, self.device)
         elif self.runtime.num_ranks == 1:  # a packed matrix cannot be divided
             weights = pack_weights(program, weights)
         return weight_regions(self.runtime, weights, plan.prefix)

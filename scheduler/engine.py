@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import SpecInferError
@@ -60,6 +61,8 @@ class Engine:
         prefill_share: of the rows of a pass, kept for prompts as long as there are that many.
         lookahead: iterations that are issued before the one before them was read; trees are then
             not for ``drafting`` to decide.
+        lanes: whether they are so only as far as all their data can stay on the device; see
+            :mod:`specinfer.scheduler.lanes`.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Engine:
         verifier: str = AUTO,
         prefill_share: float = PREFILL_SHARE,
         lookahead: int = 0,
+        lanes: bool = False,
     ) -> None:
         self.stats = Stats(tuple(speculator.name for speculator in speculators))
         self._llm = llm
@@ -86,9 +90,14 @@ class Engine:
         self._requests: dict[int, Request] = {}
         self._done: deque[Done] = deque()
         self._lookahead = lookahead
-        self._pipeline = (
-            Pipeline(self._serving, llm, self._speculators, budgets) if lookahead else None
-        )
+        self._pipeline: Pipeline | None = None
+        self._stretch: Any = None
+        if lookahead and lanes:
+            from specinfer.scheduler.lanes.stretch import Stretch
+
+            self._stretch = Stretch(self._serving, llm, self._speculators, budgets, lookahead)
+        elif lookahead:
+            self._pipeline = Pipeline(self._serving, llm, self._speculators, budgets)
 
     @property
     def runtime(self) -> Runtime:
@@ -178,6 +187,13 @@ class Engine:
                     pipeline.issue()
                 self._done.append(pipeline.read())
             return
+        if self._stretch is not None:
+            with self.stats.time("iteration"):
+                done = self._stretch.step()
+            if done is not None:
+                round, taken = done
+                self._done.append((round, [(self._requests[one.request], one) for one in taken]))
+                return
         round = self._serving.begin()
         taken = self._taken(round)
         self._done.append((round, [(self._requests[one.request], one) for one in taken]))
@@ -191,6 +207,8 @@ class Engine:
         if self._pipeline is not None:
             self._done += self._pipeline.recover()
             return
+        if self._stretch is not None:
+            self._stretch.drop()
         with suppress(SpecInferError):  # it was told already
             self.runtime.fence()
         for decoder in (self._llm, *(ssm.decoder for ssm in self._ssms)):

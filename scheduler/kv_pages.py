@@ -47,6 +47,12 @@ class KVPages:
         requests: requests that can be admitted at once.
         nodes: uncommitted nodes of one request.
 
+    Attributes:
+        num_pages: pages for committed tokens.
+        num_slots: of the whole pool.
+        scratch_start: the first slot for uncommitted nodes.
+        scratch_nodes: how many of these a request has.
+
     >>> pages = KVPages(pages=3, requests=2, nodes=4)
     >>> prompt = list(range(20))
     >>> pages.admit(7, prompt), pages.committed(7, 14, 18).tolist(), pages.scratch(7).tolist()
@@ -59,9 +65,9 @@ class KVPages:
 
     def __init__(self, pages: int, requests: int, nodes: int) -> None:
         self.num_pages = pages
-        self._nodes = nodes
-        self._scratch_start = (pages + 1) * PAGE_SLOTS
-        self.num_slots = self._scratch_start + requests * nodes
+        self.scratch_nodes = nodes
+        self.scratch_start = (pages + 1) * PAGE_SLOTS
+        self.num_slots = self.scratch_start + requests * nodes
         # Page 0 is the null page: rows that are padding write there.
         self._free = list(range(pages, 0, -1))
         self._free_scratch = list(range(requests - 1, -1, -1))
@@ -198,8 +204,8 @@ class KVPages:
 
     def scratch(self, request: int) -> NDArray[np.int64]:
         """The slots of a request's uncommitted nodes."""
-        start = self._scratch_start + self._held[request].scratch * self._nodes
-        return np.arange(start, start + self._nodes)
+        start = self.scratch_start + self._held[request].scratch * self.scratch_nodes
+        return np.arange(start, start + self.scratch_nodes)
 
     def _find(self, tokens: Sequence[int]) -> tuple[list[int], bytes]:
         """Full pages with the first of these tokens, and the digest of what is in them."""

@@ -85,6 +85,11 @@ class Serving:
         self._lengths: dict[int, int] = {}
         self._ended: list[int] = []
 
+    @property
+    def running(self) -> list[int]:
+        """Requests that have K/V, the oldest first."""
+        return self._batcher.running
+
     def submit(self, request: Request) -> None:
         """Queue a request that was checked.
 

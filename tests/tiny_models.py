@@ -222,6 +222,7 @@ def make_bench(
     executor: Executor | None = None,
     verifier: str = "auto",
     lookahead: int = 0,
+    lanes: bool = False,
     runtime: Runtime | None = None,
 ) -> Bench:
     """An engine without a tokenizer."""
@@ -234,7 +235,7 @@ def make_bench(
         for speculator, draft in zip(speculators, drafts, strict=True)
         if isinstance(speculator, SSMSpeculator) and isinstance(draft, Draft)
     ]
-    engine = Engine(llm, speculators, verifier=verifier, lookahead=lookahead)
+    engine = Engine(llm, speculators, verifier=verifier, lookahead=lookahead, lanes=lanes)
     return Bench(engine, llm, ssms)
 
 
