@@ -118,3 +118,9 @@ def gated_linear(x: Tensor, weight: Tensor, out: Tensor) -> None:
     """
     gate, up = torch.mm(x, weight.t()).chunk(2, dim=1)
     silu_mul(gate, up, out)
+
+
+@gated_linear.variant("cuda")
+def _gated_linear_cuda(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    gate, up = torch.mm(x, weight.t()).chunk(2, dim=1)
+    rowwise_cuda.silu_mul(gate, up, out)

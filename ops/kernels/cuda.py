@@ -57,11 +57,21 @@ def _kernel(file: str, name: str, shared_bytes: int) -> Any:
     return kernel
 
 
+class _Handle:
+    """A stream of torch as other libraries take it: by its address, and a version."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
+
+
 @cache
 def _stream(address: int) -> Any:
     import cupy
 
-    return cupy.cuda.ExternalStream(address)
+    return cupy.cuda.Stream.from_external(_Handle(address))
 
 
 def launch(

@@ -13,7 +13,7 @@ from unit.ops.apply import run_variant
 
 from specinfer.ops import elementwise, rotary
 from specinfer.ops.attention import write_kv
-from specinfer.ops.fused import rotary_write
+from specinfer.ops.fused import gated_linear, rotary_write
 from specinfer.ops.kernels import rowwise_cuda as cuda
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
@@ -248,6 +248,17 @@ def test_accepted_rows_of_all_layers_are_copied(
         right[:, :, moves[1, :count]] = right[:, :, moves[0, :count]]
         cuda.commit_kv(pools[0], pools[1], moves, torch.tensor([count], device="cuda"))
         assert torch.equal(pools, right)
+
+
+@by_type
+def test_a_gate_and_what_it_lets_through(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, weight = numbers(5, 96, dtype), numbers(2 * 40, 96, dtype)
+    out, right = poison(5, 40, dtype, "slice"), poison(5, 40, dtype)
+    run_variant(gated_linear, "cuda", x, weight, out)
+    gated_linear(x, weight, right)
+    assert_rounded(out, right, dtype, 0.999)
+    assert nothing_else_written(out)
 
 
 def test_no_rows_are_no_launch() -> None:
