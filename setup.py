@@ -18,7 +18,7 @@ setup(
     package_dir={f"specinfer.{layer}": layer for layer in LAYERS},
     package_data={
         "specinfer": ["py.typed"],
-        "specinfer.ops": ["kernels/*.cu"],
+        "specinfer.ops": ["kernels/*.cu", "kernels/*.cuh"],
         "specinfer.models": ["zoo/*.yaml", "catalogue.yaml"],
     },
     entry_points={"console_scripts": ["specinfer = specinfer.scheduler.cli.main:main"]},
