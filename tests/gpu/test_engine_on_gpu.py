@@ -16,6 +16,7 @@ from tiny_models import (
 )
 
 from specinfer.scheduler.request import Request
+from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
 
@@ -58,8 +59,7 @@ def test_sampled_texts_are_those_of_the_cpu() -> None:
         bench = make_bench(MODEL, [SSM], Sizes(), runtime=given, verifier="coupled")
         requests = [request(id, prompt, 30) for id, prompt in enumerate(PROMPTS)]
         for one in requests:
-            one.sampling = type(one.sampling)(temperature=0.8, top_p=0.9)
-            one.seed = one.id
+            one.sampling = SamplingParams(temperature=0.8, top_p=0.9, seed=one.id)
         texts.append(bench.write(requests))
     assert texts[0] == texts[1]
     runtime.close()
