@@ -227,6 +227,11 @@ def move_kv(kv: SimpleNamespace, moves: Tensor) -> None:
     kv.v.index_copy_(1, targets, kv.v.index_select(1, sources))
 
 
+@move_kv.variant("cuda")
+def _move_kv_cuda(kv: SimpleNamespace, moves: Tensor) -> None:
+    rowwise_cuda.commit_kv(kv.k, kv.v, moves)
+
+
 def _infer(q: Shape, k: Shape, v: Shape, *, head_size: int, scale: float) -> Signature:
     for name, x in (("q", q), ("k", k), ("v", v)):
         expect(

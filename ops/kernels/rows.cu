@@ -29,18 +29,18 @@ __global__ void write_kv(const Word* k, const Word* v, const long long* slots, W
     pool_v[to] = value;
 }
 
-// pool[layer][moves[1][m]] = pool[layer][moves[0][m]] for the first `count` moves; a block has a
-// layer of one pool, and shares its words with the other blocks of that layer. No target is a
-// source, so that the order does not matter.
+// pool[layer][moves[1][m]] = pool[layer][moves[0][m]] for the first `count` moves, or for all if it
+// is null; a block has a layer of one pool, and shares its words with the other blocks of that
+// layer. No target is a source of another move, so that the order does not matter.
 template <typename Word>
 __global__ void commit_kv(Word* pool_k, Word* pool_v, const long long* moves,
-                          const long long* count, int capacity, int words, long long layer_stride,
-                          long long slot_stride) {
+                          const long long* count, int capacity, int words, long long moves_stride,
+                          long long layer_stride, long long slot_stride) {
     Word* pool = (blockIdx.y % 2 ? pool_v : pool_k) + blockIdx.y / 2 * layer_stride;
-    const long long all = (*count < capacity ? *count : capacity) * words;
+    const long long all = (count && *count < capacity ? *count : capacity) * words;
     for (long long at = blockIdx.x * blockDim.x + threadIdx.x; at < all;
          at += gridDim.x * blockDim.x) {
         const int move = at / words, i = at % words;
-        pool[moves[capacity + move] * slot_stride + i] = pool[moves[move] * slot_stride + i];
+        pool[moves[moves_stride + move] * slot_stride + i] = pool[moves[move] * slot_stride + i];
     }
 }

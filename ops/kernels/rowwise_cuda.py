@@ -203,14 +203,14 @@ def write_kv(k: Tensor, v: Tensor, slots: Tensor, pool_k: Tensor, pool_v: Tensor
     _each_thread("rows.cu", name, count * words, arguments)
 
 
-def commit_kv(pool_k: Tensor, pool_v: Tensor, moves: Tensor, count: Tensor) -> None:
-    """Copy accepted K/V of all layers; how many is known to the card only.
+def commit_kv(pool_k: Tensor, pool_v: Tensor, moves: Tensor, count: Tensor | None = None) -> None:
+    """Copy accepted K/V of all layers; how many may be known to the card only.
 
     Args:
         pool_k: (layers, slots, kv_heads, head_size).
         pool_v: as ``pool_k``.
-        moves: (2, capacity) int64: from slot, to slot. No target is a source.
-        count: (1,) int64: so many leading moves are done.
+        moves: (2, capacity) int64: from slot, to slot. No target is a source of another move.
+        count: (1,) int64: so many leading moves are done; None: all.
     """
     layers, _, kv_heads, head_size = pool_k.shape
     features, capacity = kv_heads * head_size, moves.shape[1]
@@ -220,8 +220,9 @@ def commit_kv(pool_k: Tensor, pool_v: Tensor, moves: Tensor, count: Tensor) -> N
     if blocks and layers:
         name = f"commit_kv<{_WORDS[width * pool_k.itemsize]}>"
         counts = map(np.int32, (capacity, words))
-        strides = _strides(pool_k, pool_k[0], width=width)
-        arguments: Arguments = (pool_k, pool_v, moves, count, *counts, *strides)
+        strides = (*_strides(moves), *_strides(pool_k, pool_k[0], width=width))
+        known = np.uint64(0) if count is None else count
+        arguments: Arguments = (pool_k, pool_v, moves, known, *counts, *strides)
         launch("rows.cu", name, (blocks, 2 * layers), BLOCK, arguments)
 
 

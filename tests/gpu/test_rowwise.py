@@ -12,7 +12,7 @@ from torch import Tensor
 from unit.ops.apply import run_variant
 
 from specinfer.ops import elementwise, rotary
-from specinfer.ops.attention import write_kv
+from specinfer.ops.attention import move_kv, write_kv
 from specinfer.ops.fused import gated_linear, rotary_write
 from specinfer.ops.kernels import rowwise_cuda as cuda
 
@@ -242,12 +242,18 @@ def test_accepted_rows_of_all_layers_are_copied(
     torch.manual_seed(layers)
     slots, capacity = 400, 150
     pools = torch.randn(2, layers, slots, kv_heads, size, device="cuda").to(dtype)
-    moves = torch.randperm(slots, device="cuda")[: 2 * capacity].view(2, capacity)
+    moves = 1 + torch.randperm(slots - 1, device="cuda")[: 2 * capacity].view(2, capacity)
     for count in (0, 1, 7, capacity):
         right = pools.clone()
         right[:, :, moves[1, :count]] = right[:, :, moves[0, :count]]
         cuda.commit_kv(pools[0], pools[1], moves, torch.tensor([count], device="cuda"))
         assert torch.equal(pools, right)
+    some = moves[:, 20:90].clone()
+    some[:, 50:] = 0  # not used
+    right[:, :, some[1]] = right[:, :, some[0]]
+    moves[:, 20:90] = some
+    run_variant(move_kv, "cuda", SimpleNamespace(k=pools[0], v=pools[1]), moves[:, 20:90])
+    assert torch.equal(pools, right)
 
 
 @by_type
