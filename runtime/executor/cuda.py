@@ -11,6 +11,7 @@ Memory that tasks take while they are captured, all graphs share: they run one a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -88,12 +89,13 @@ class CudaExecutor(SerialExecutor):
                 for at, call in enumerate(calls):  # noqa: B007 - read where one raises
                     call()
             except BaseException as error:
+                with suppress(RuntimeError):  # what cannot be captured spoils all of it
+                    graph.capture_end()
                 raise TraceError(
                     f"{operations[at]} cannot be captured as part of a CUDA graph: {error}; "
                     "expected a task that only issues work to the GPU, and waits for none"
                 ) from error
-            finally:
-                graph.capture_end()
+            graph.capture_end()
         return _Graph(graph, len(calls))
 
     def wait(self, ids: Collection[LaunchId] | None) -> None:

@@ -1,4 +1,4 @@
-"""A GPU writes what the oracle writes, whatever is guessed, and its steps are replayed as graphs."""
+"""A GPU writes what the oracle writes, whatever is guessed; its steps are replayed as graphs."""
 
 from __future__ import annotations
 
