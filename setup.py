@@ -50,6 +50,11 @@ setup(
             "types-PyYAML",
             "import-linter>=2.1",
             "grimp>=3.5",  # layers import downwards only
+            # CUDA C++ is compiled for cards that are not there: NVIDIA's compiler as a library.
+            "cuda-core>=1.0",
+            "cuda-bindings>=13,<14",
+            "nvidia-cuda-nvrtc>=13,<14",
+            "nvidia-cuda-runtime>=13,<14",
         ],
         "bench": [
             "transformers>=4.57",
