@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels import cpu, rowwise_cuda
+from specinfer.ops.kernels import cpu, rowwise_cuda, tree_attention_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import RW, WD, R
 from specinfer.runtime.task import task
@@ -93,6 +93,33 @@ def plan_attention(
         all_seen[start:stop] = np.packbits(sees, axis=1, bitorder="little")
         asked = 0 if sees[:, :nodes].all() else nodes
         extents[r] = torch.tensor([start, stop, prefix + nodes, asked])
+
+
+@plan_attention.variant("cuda")
+def _plan_attention_on_gpu(
+    rows: SimpleNamespace,
+    requests: SimpleNamespace,
+    pages: Tensor,
+    tree: Tensor,
+    ancestors: Tensor,
+    keys: Tensor,
+    seen: Tensor,
+    extents: Tensor,
+    work: Tensor,
+) -> None:
+    tree_attention_cuda.plan_attention(
+        rows.positions,
+        rows.request,
+        requests.prefix_len,
+        requests.chain_len,
+        requests.num_nodes,
+        pages,
+        tree,
+        ancestors,
+        keys,
+        seen,
+        extents,
+    )
 
 
 @task(
@@ -206,6 +233,21 @@ def _tree_attention_compiled(
     scale: float,
 ) -> None:
     cpu.tree_attention(q, kv.k, kv.v, keys, seen, extents, out, scale)
+
+
+@tree_attention.variant("cuda")
+def _tree_attention_on_gpu(
+    q: Tensor,
+    kv: SimpleNamespace,
+    keys: Tensor,
+    seen: Tensor,
+    extents: Tensor,
+    work: Tensor,
+    scratch: Tensor,
+    out: Tensor,
+    scale: float,
+) -> None:
+    tree_attention_cuda.tree_attention(q, kv.k[0], kv.v[0], keys, seen, extents, out, scale)
 
 
 @task(kv=RW, pure=True, axes={"kv": _POOL})
