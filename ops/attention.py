@@ -261,6 +261,13 @@ def commit_kv(kv: SimpleNamespace, moves: Tensor) -> None:
     kv.v.index_copy_(1, targets, kv.v.index_select(1, sources))
 
 
+@commit_kv.variant("cuda")
+def _commit_kv_on_gpu(kv: SimpleNamespace, moves: Tensor) -> None:
+    if moves.shape[1]:
+        here = moves.pin_memory().to(kv.k.device, non_blocking=True)
+        rowwise_cuda.commit_kv(kv.k, kv.v, here)
+
+
 @task(kv=RW, moves=R, pure=True, axes={"kv": _POOL})
 def move_kv(kv: SimpleNamespace, moves: Tensor) -> None:
     """The same for moves that lie in a region; those that are not used go from slot 0 to slot 0."""

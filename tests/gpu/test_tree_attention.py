@@ -49,7 +49,7 @@ def test_every_row_attends_to_its_own_token_path(seed: int, dtype: torch.dtype) 
             step.k,
             step.v,
             step.slots,
-        )  # fmt: skip
+        )
     )
     num_keys = pages.shape[1] * 16 + tree.shape[1]
     keys = torch.full((len(pages), num_keys), 3, dtype=torch.int32, device="cuda")
