@@ -26,6 +26,9 @@ POISON = -77
 ROW_FIELDS = ("tokens", "positions", "request", "slots")
 REQUEST_FIELDS = ("prefix_len", "chain_len", "num_nodes")
 
+FlatTree = tuple[list[int], list[int]]
+"""Tokens and parents of a tree's nodes."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -72,7 +75,7 @@ def step_tables(lanes: int, per_lane: int, pages: int, nodes: int, wanted: int) 
     }
 
 
-def random_tree(generator: random.Random, most: int, vocabulary: int) -> tuple[list[int], ...]:
+def random_tree(generator: random.Random, most: int, vocabulary: int) -> FlatTree:
     """Tokens and parents of a tree of up to ``most`` nodes behind its root, which is token 0."""
     tokens, parents = [0], [-1]
     taken: set[tuple[int, int]] = set()
@@ -87,9 +90,7 @@ def random_tree(generator: random.Random, most: int, vocabulary: int) -> tuple[l
     return tokens, parents
 
 
-def tree_tables(
-    trees: Sequence[tuple[list[int], ...] | None], nodes: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def tree_tables(trees: Sequence[FlatTree | None], nodes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Tables of trees: tokens, parents and count; None: the lane is empty."""
     shape = len(trees), 1 + nodes
     tokens, parents, count = poisoned(*shape), poisoned(*shape), poisoned(len(trees))
@@ -123,7 +124,7 @@ def random_text(generator: random.Random, sizes: Sizes) -> Tensor:
 
 
 def best_tokens(
-    generator: random.Random, tokens: Tensor, parents: Tensor, count: Tensor, vocabulary: int
+    generator: random.Random, tokens: Tensor, parents: Tensor, count: Tensor, *, vocabulary: int
 ) -> Tensor:
     """The likeliest token behind each node: that of a child, more often than not."""
     best = [generator.randrange(vocabulary) for _ in range(tokens.numel())]
@@ -149,9 +150,11 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
         return dict(zip(("tokens", "parents", "count"), tree_tables(drawn, nodes), strict=True))
 
     lacking = torch.tensor([generator.randint(1, chain) for _ in range(lanes)])
+    # That of an empty lane is left from another text.
+    have = torch.where(length > 0, (length - lacking).clamp(min=0), lacking)
     yield Case(
         chain_batch,
-        {"length": length, "text": text, "have": (length - lacking).clamp(min=0)}
+        {"length": length, "text": text, "have": have}
         | {"lane_pages": pages}
         | step_tables(lanes, chain, width, max(nodes, chain), lanes),
     )
@@ -180,7 +183,7 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
         merged[name] = torch.cat((merged[name], room), dim=1)
     yield Case(add_tree, {**trees(), **merged})
     tree = trees()
-    best = best_tokens(generator, *tree.values(), sizes.vocabulary)
+    best = best_tokens(generator, *tree.values(), vocabulary=sizes.vocabulary)
     depth = generator.choice([1, 3, nodes])
     path, outcome = poisoned(lanes, depth), poisoned(lanes, depth + 2)
     yield Case(walk_greedy, {"best": best, **tree, "path": path, "outcome": outcome})

@@ -52,7 +52,7 @@ def launch(
         return
     is_on_gpu = any(isinstance(given, Tensor) and given.is_cuda for given in arguments)
     stream = _stream(torch.cuda.current_stream().cuda_stream) if is_on_gpu else 0
-    listed = [given.numpy() if _is_on_host(given) else given for given in arguments]
+    listed = [_for_numba(given) for given in arguments]
     with warnings.catch_warnings():
         # Numba finds few blocks slow. There is not more to do, and each launch has a use.
         warnings.filterwarnings("ignore", "Grid size .* under-utilization")
@@ -60,8 +60,8 @@ def launch(
     configured(*listed)
 
 
-def _is_on_host(given: Any) -> bool:
-    return isinstance(given, Tensor) and not given.is_cuda
+def _for_numba(given: Tensor | int) -> Any:
+    return given.numpy() if isinstance(given, Tensor) and not given.is_cuda else given
 
 
 @cache

@@ -190,7 +190,7 @@ def _take_on_gpu(
 ) -> None:
     from specinfer.scheduler.lanes import taking_kernels as kernels
 
-    tables = [outcome, path, lane_pages, text, length, moves]
+    tables: list[Tensor | int] = [outcome, path, lane_pages, text, length, moves]
     arguments = [*tables, scratch_start, scratch_nodes]
     launch(kernels.take, len(length), threads_for(outcome.shape[1]), arguments)
 
@@ -211,6 +211,6 @@ def _take_draft_on_gpu(
 ) -> None:
     from specinfer.scheduler.lanes import taking_kernels as kernels
 
-    tables = [outcome, length, tokens, parents, count, have, lane_pages, moves]
+    tables: list[Tensor | int] = [outcome, length, tokens, parents, count, have, lane_pages, moves]
     arguments = [*tables, computed, scratch_start, scratch_nodes]
     launch(kernels.take_draft, len(length), threads_for(computed), arguments)

@@ -131,7 +131,7 @@ def _grow_tree_on_gpu(
     from specinfer.scheduler.lanes import trees_kernels as kernels
 
     lanes = len(count)
-    arguments = [drawn, tokens, parents, count, first, width]
+    arguments: list[Tensor | int] = [drawn, tokens, parents, count, first, width]
     launch(kernels.grow_tree, lanes, threads_for(len(drawn) // max(1, lanes) * width), arguments)
 
 
