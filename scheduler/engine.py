@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import SpecInferError
@@ -22,6 +21,7 @@ from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
+from specinfer.scheduler.lanes.stretch import Stretch
 from specinfer.scheduler.pipeline import Done, Pipeline
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
@@ -91,10 +91,8 @@ class Engine:
         self._done: deque[Done] = deque()
         self._lookahead = lookahead
         self._pipeline: Pipeline | None = None
-        self._stretch: Any = None
+        self._stretch: Stretch | None = None
         if lookahead and lanes:
-            from specinfer.scheduler.lanes.stretch import Stretch
-
             self._stretch = Stretch(self._serving, llm, self._speculators, budgets, lookahead)
         elif lookahead:
             self._pipeline = Pipeline(self._serving, llm, self._speculators, budgets)

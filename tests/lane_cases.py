@@ -79,7 +79,8 @@ def random_tree(generator: random.Random, most: int, vocabulary: int) -> FlatTre
     """Tokens and parents of a tree of up to ``most`` nodes behind its root, which is token 0."""
     tokens, parents = [0], [-1]
     taken: set[tuple[int, int]] = set()
-    for parent in random_parents(generator, generator.randint(0, most)):
+    size = generator.choice([most, generator.randint(0, most)])
+    for parent in random_parents(generator, size):
         # Parents before children: where one was left out, the next one will do.
         parent = min(1 + parent, len(tokens) - 1)
         token = generator.randrange(vocabulary)
@@ -103,10 +104,12 @@ def tree_tables(trees: Sequence[FlatTree | None], nodes: int) -> tuple[Tensor, T
 
 
 def random_lengths(generator: random.Random, sizes: Sizes, least: int = 1) -> Tensor:
-    """Of texts with room for a deepest path, one lane in four empty."""
+    """Of texts with room for a deepest path; one lane in four is empty, never the first one."""
     most = sizes.context - sizes.nodes - 1
     lengths = [generator.randint(least, most) for _ in range(sizes.lanes)]
-    return torch.tensor([n if generator.random() > 0.25 else 0 for n in lengths])
+    return torch.tensor(
+        [n if lane == 0 or generator.random() > 0.25 else 0 for lane, n in enumerate(lengths)]
+    )
 
 
 def random_pages(generator: random.Random, sizes: Sizes) -> Tensor:
@@ -189,13 +192,13 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
     yield Case(walk_greedy, {"best": best, **tree, "path": path, "outcome": outcome})
     moves, path, outcome = poisoned(2, lanes * depth), path.clone(), outcome.clone()
     walk_greedy(best, *tree.values(), path, outcome)
-    yield Case(
-        take_draft,
-        {"outcome": outcome, "length": length}
-        | (tree if generator.random() < 0.7 else trees())
-        | {"have": poisoned(lanes), "lane_pages": pages, "moves": moves}
-        | {"computed": generator.randint(1, 1 + nodes), **scratch},
-    )
+    for own in (tree, trees(), trees()):
+        yield Case(
+            take_draft,
+            {"outcome": outcome, "length": length, **own}
+            | {"have": poisoned(lanes), "lane_pages": pages, "moves": moves}
+            | {"computed": generator.randint(1, 1 + nodes), **scratch},
+        )
     yield Case(
         take,
         {"outcome": outcome, "path": path, "lane_pages": pages, "text": text, "length": length}

@@ -29,6 +29,7 @@ WIDE = Draft(noisy_copy(MODEL, 2, 0.05), (3, 2, 2, 1))
 DRAFTS: dict[str, list[Draft | Speculator]] = {
     "incremental": [],
     "SSM": [SSM],
+    "two SSMs": [SSM, WIDE],
     "two SSMs and n-grams": [SSM, WIDE, NGramSpeculator()],
 }
 PROMPTS = [[1, 2, 3], [4, 5], [7] * 20, list(range(30)), [9, 8, 7, 6, 5], [3]]
@@ -38,16 +39,19 @@ def request(id: int, prompt: list[int], max_new_tokens: int) -> Request:
     return Request(id=id, prompt=prompt, max_new_tokens=max_new_tokens, eos_ids=frozenset({-1}))
 
 
-@pytest.mark.parametrize("lookahead", [0, 1])
+@pytest.mark.parametrize("how", ["serial", "ahead", "lanes"])
 @pytest.mark.parametrize("drafts", DRAFTS)
-def test_writes_what_the_oracle_writes(drafts: str, lookahead: int) -> None:
+def test_writes_what_the_oracle_writes(drafts: str, how: str) -> None:
     runtime = gpu_runtime()
     sizes = Sizes(requests=3, rows=48, length=128)
-    bench = make_bench(MODEL, DRAFTS[drafts], sizes, runtime=runtime, lookahead=lookahead)
+    lookahead, lanes = int(how != "serial"), how == "lanes"
+    bench = make_bench(
+        MODEL, DRAFTS[drafts], sizes, runtime=runtime, lookahead=lookahead, lanes=lanes
+    )
     for _ in range(2):  # graphs are replayed the second time
         requests = [request(id, prompt, 40) for id, prompt in enumerate(PROMPTS)]
         assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
-    if not lookahead:
+    if how != "ahead":
         assert sum(trace.stats.replayed for trace in runtime.traces) > 20
     runtime.close()
 

@@ -11,8 +11,8 @@ import sys
 
 PROGRAM = """
 from lane_cases import Sizes, compare
-compare(range(8), Sizes(lanes=3, nodes=6, context=24, chain=3, vocabulary=3))
-compare(range(1), Sizes(lanes=1, nodes=70, context=90))
+compare(range(6), Sizes(lanes=3, nodes=6, context=24, chain=3, vocabulary=3))
+compare(range(1), Sizes(lanes=1, nodes=70, context=90, vocabulary=90))
 """
 
 

@@ -1,0 +1,242 @@
+"""Stretches of iterations that run on the device, and the host's books of them.
+
+While all that run write greedily, and nobody can join them, iterations are issued ahead over lanes
+(:mod:`specinfer.scheduler.lanes.loop`), and the host learns one iteration late what was written. It
+then goes through the same steps as for any other iteration: the batcher begins it, the requests
+take their tokens up to their ends, and it is finished. So a stretch may end after any iteration,
+and what the host knows is as if there had been none.
+
+What a lane writes behind the end of its text is dropped; pages are held for it beforehand.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from specinfer.scheduler.acceptance import Found
+from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.iteration import Budgets
+from specinfer.scheduler.lanes.loop import Fetched, IntArray, LaneLoop
+from specinfer.scheduler.request import Request
+from specinfer.scheduler.serving import Round, Serving, Taken, going_on
+from specinfer.scheduler.speculation import UNLIMITED
+from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
+from specinfer.scheduler.token_tree import Proposal, TokenTree, merge
+from specinfer.scheduler.verifiers import Accepted
+
+SHORTEST = 4
+"""Iterations that a stretch must have room for to be begun."""
+
+
+class Stretch:
+    """Runs iterations on the device for as long as it can.
+
+    Args:
+        serving: the requests, as far as the host knows.
+        llm: the model whose text is written.
+        speculators: of the engine.
+        budgets: of any iteration.
+        ahead: iterations that are issued before the one before them was read.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        llm: Decoder,
+        speculators: Sequence[Speculator],
+        budgets: Budgets,
+        ahead: int,
+    ) -> None:
+        self._serving = serving
+        self._llm = llm
+        self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
+        self._budgets = budgets
+        self._ahead = ahead
+        self._loop: LaneLoop | None = None
+        if len(self._ssms) == len(speculators) and all(map(can_draw, self._ssms)):
+            loop = LaneLoop(llm, self._ssms)
+            chains = budgets.requests * loop.chain
+            if all(chains <= ssm.limits.rows for ssm in self._ssms):
+                self._loop = loop
+        self._lanes: list[int | None] = []
+        self._capacity: list[int] = []
+        self._in_flight: deque[list[Fetched]] = deque()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether iterations were issued that were not read."""
+        return bool(self._in_flight)
+
+    def step(self) -> tuple[Round, list[Taken]] | None:
+        """Issue what may be issued, and read the oldest iteration; None: there is none."""
+        loop = self._loop
+        if loop is None:
+            return None
+        if not self._in_flight and not self._begin(loop):
+            return None
+        self._retire(loop)
+        if not any(id is not None for id in self._lanes):
+            self.drop()  # whoever it was issued for has ended
+            return None
+        while len(self._in_flight) <= self._ahead and self._may_issue(loop):
+            self._in_flight.append(loop.issue(len(self._lanes)))
+        if not self._in_flight:
+            return None
+        done = self._read(self._in_flight.popleft())
+        if not self._in_flight:
+            self._end(loop)
+        return done
+
+    def drop(self) -> None:
+        """Forget what was issued: all that runs is computed anew."""
+        self._in_flight.clear()
+        self._lanes.clear()
+
+    def _begin(self, loop: LaneLoop) -> bool:
+        """Take all requests that run into lanes, if that may be done."""
+        requests = self._serving.requests
+        running = self._serving.running
+        if not running or self._may_join(len(running)):
+            return False
+        texts = [requests[id].tokens for id in running]
+        if not all(map(is_greedy, (requests[id] for id in running))):
+            return False
+        if not all(
+            self._is_caught_up(loop, id, len(text)) for id, text in zip(running, texts, strict=True)
+        ):
+            return False
+        least = SHORTEST * (1 + loop.depth)
+        wanted = [
+            len(text) + requests[id].num_remaining + (1 + self._ahead) * (1 + loop.depth)
+            for id, text in zip(running, texts, strict=True)
+        ]
+        most = min(d.model.limits.context for d in self._decoders)
+        wanted = [min(tokens, most) for tokens in wanted]
+        if any(tokens < len(text) + least for tokens, text in zip(wanted, texts, strict=True)):
+            return False
+        for decoder in self._decoders:
+            for id, tokens in zip(running, wanted, strict=True):
+                if not decoder.slots.grow(id, tokens):
+                    return False
+        self._lanes = list(running)
+        self._capacity = wanted
+        pages = [
+            [d.slots.pages(id, tokens) for id, tokens in zip(running, wanted, strict=True)]
+            for d in self._decoders
+        ]
+        loop.load(texts, pages)
+        loop.set_drafted([[ssm.slots.length(id) for id in running] for ssm in self._ssms])
+        return True
+
+    @property
+    def _decoders(self) -> list[Decoder]:
+        return [self._llm, *(ssm.decoder for ssm in self._ssms)]
+
+    def _is_caught_up(self, loop: LaneLoop, id: int, length: int) -> bool:
+        """Whether a request is past its prompt, for all models."""
+        if id not in self._llm.slots or self._llm.slots.length(id) != length - 1:
+            return False
+        return all(
+            id in ssm.slots and length - loop.chain <= ssm.slots.length(id) < length
+            for ssm in self._ssms
+        )
+
+    def _retire(self, loop: LaneLoop) -> None:
+        """Write nothing more for who has ended."""
+        for lane, id in enumerate(self._lanes):
+            if id is not None and id not in self._serving.requests:
+                loop.clear(lane)
+                self._lanes[lane] = None
+
+    def _may_join(self, running: int) -> bool:
+        """Whether somebody waits, and so many leave room for one more."""
+        return running < min(self._budgets.requests, len(self._serving.requests))
+
+    def _may_issue(self, loop: LaneLoop) -> bool:
+        requests = self._serving.requests
+        going = [(lane, id) for lane, id in enumerate(self._lanes) if id is not None]
+        if not going or self._may_join(len(going)):
+            return False
+        # The oldest in flight may write as much as the youngest.
+        written = (1 + len(self._in_flight)) * (1 + loop.depth)
+        if any(len(requests[id].tokens) + written > self._capacity[lane] for lane, id in going):
+            return False
+        # What all of them are known to end with needs no further iteration.
+        return any(requests[id].num_remaining > len(self._in_flight) for _, id in going)
+
+    def _read(self, fetched: Sequence[Fetched]) -> tuple[Round, list[Taken]]:
+        """An iteration as the host sees it."""
+        serving = self._serving
+        first, *trees = (one.get() for one in fetched)
+        outcome, path = first["outcome"], first["path"]
+        lanes = {id: lane for lane, id in enumerate(self._lanes) if id in serving.requests}
+        round = serving.begin(_only(self._budgets, len(serving.running)))
+        verified: dict[int, TokenTree] = {}
+        found: list[Found] = []
+        for decode in round.iteration.decodes:
+            lane = lanes[decode.request]
+            count = int(outcome[lane, 0])
+            tokens = outcome[lane, 1 : 1 + count].tolist()
+            nodes = path[lane, : count - 1].tolist()
+            root = serving.requests[decode.request].tokens[-1]
+            verified[decode.request] = merge(
+                [
+                    full_tree(root, ssm.expansion, of_ssm["tokens"][lane])
+                    for ssm, of_ssm in zip(self._ssms, trees, strict=True)
+                ]
+                or [TokenTree(root)]
+            )
+            found.append((Accepted(nodes, tokens), []))
+        taken = serving.take(round, verified, found)
+        for one in going_on(taken):
+            self._llm.slots.commit(one.request, len(one.tokens))
+        serving.finish(taken)
+        serving.let_go()
+        return round, taken
+
+    def _end(self, loop: LaneLoop) -> None:
+        """Nothing is in flight: what SSMs have computed meanwhile is theirs."""
+        for ssm, lengths in zip(self._ssms, loop.drafted(), strict=True):
+            for lane, id in enumerate(self._lanes):
+                if id is not None and id in ssm.slots:
+                    ssm.slots.commit(id, lengths[lane] - ssm.slots.length(id))
+        self._lanes.clear()
+
+
+def can_draw(ssm: SSMSpeculator) -> bool:
+    """Whether lanes can draw an SSM's trees: full ones, of the LLM's own tokens."""
+    return ssm.vocabulary is None and ssm.max_nodes == sum(level_sizes(ssm.expansion))
+
+
+def is_greedy(request: Request) -> bool:
+    """Whether lanes can write a request: its likeliest tokens, guessed without limits."""
+    params = request.sampling
+    is_free = request.speculation == UNLIMITED
+    return params.is_greedy and params.is_plain and is_free and not request.num_logprobs
+
+
+def full_tree(root: int, expansion: Sequence[int], tokens: IntArray) -> TokenTree:
+    """The tree of an expansion whose nodes, level by level, have these tokens.
+
+    >>> tree = full_tree(5, (2, 1), np.array([5, 7, 8, 9, 9]))
+    >>> [tree.path(node) for node in range(1, 5)]
+    [[5, 7], [5, 8], [5, 7, 9], [5, 8, 9]]
+    """
+    tree = TokenTree(root)
+    first, frontier = 0, 1
+    given = tokens.tolist()
+    for width in expansion:
+        behind = first + frontier
+        for child in range(frontier * width):
+            parent, order = first + child // width, child % width
+            tree.add(parent, given[behind + child], 0.0, [Proposal(0, order)])
+        first, frontier = behind, frontier * width
+    return tree
+
+
+def _only(budgets: Budgets, requests: int) -> Budgets:
+    """The same for those that run already."""
+    return replace(budgets, requests=requests)

@@ -1,0 +1,125 @@
+"""Stretches of iterations over lanes write what the oracle writes, and end wherever they may."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from tiny_models import Bench, Draft, Sizes, make_bench, noisy_copy, plain_greedy, tiny_model
+
+from specinfer.scheduler.kv_pages import num_pages
+from specinfer.scheduler.request import Request
+from specinfer.scheduler.sampling.params import SamplingParams
+from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.token_tree import TokenTree
+
+MODEL = tiny_model(4)
+GOOD = Draft(noisy_copy(MODEL, 1, 0.02), (2, 1, 1))
+OTHER = Draft(noisy_copy(MODEL, 2, 0.05), (3, 2))
+SIZES = Sizes(requests=3, rows=64, length=128)
+DRAFTS: dict[str, list[Draft | Speculator]] = {
+    "incremental": [],
+    "an SSM": [GOOD],
+    "two SSMs": [GOOD, OTHER],
+}
+PROMPTS = [[1, 2, 3], [4, 5], [7] * 20, list(range(30)), [9, 8, 7, 6, 5], [3]]
+
+
+def request(id: int, prompt: list[int], max_new_tokens: int = 40, eos: int = -1) -> Request:
+    return Request(id=id, prompt=prompt, max_new_tokens=max_new_tokens, eos_ids=frozenset({eos}))
+
+
+def bench_of(drafts: str, ahead: int, sizes: Sizes = SIZES) -> Bench:
+    return make_bench(MODEL, DRAFTS[drafts], sizes, lookahead=ahead, lanes=True)
+
+
+def assert_free(bench: Bench, sizes: Sizes = SIZES) -> None:
+    for decoder in [bench.llm, *(decoder for decoder, _ in bench.ssms)]:
+        assert not decoder.slots.requests
+        assert decoder.slots.num_available == sizes.requests * (num_pages(sizes.length) + 1)
+
+
+def issued(bench: Bench) -> int:
+    """Iterations over lanes so far."""
+    (trace,) = [t for t in bench.engine.runtime.traces if t.name == "lanes"]
+    return trace.stats.replayed + trace.stats.analysed
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+@pytest.mark.parametrize("drafts", DRAFTS)
+def test_writes_what_the_oracle_writes(drafts: str, ahead: int) -> None:
+    bench = bench_of(drafts, ahead)
+    requests = [request(id, prompt) for id, prompt in enumerate(PROMPTS)]
+    assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
+    assert issued(bench) > 10
+    assert_free(bench)
+
+
+@pytest.mark.parametrize("drafts", DRAFTS)
+def test_tells_what_the_other_way_tells(drafts: str) -> None:
+    """Tokens, trees and accepted nodes of each iteration, for a request alone."""
+
+    def told(bench: Bench) -> list[tuple[list[int], list[list[int]], Sequence[int]]]:
+        bench.engine.submit(request(0, PROMPTS[0], 60))
+        events = list(bench.engine.run())
+        return [(e.tokens, paths(e.tree), e.accepted) for e in events]
+
+    def paths(tree: TokenTree | None) -> list[list[int]]:
+        return [] if tree is None else [tree.path(node) for node in range(len(tree))]
+
+    ours = told(bench_of(drafts, 1))
+    plain = told(make_bench(MODEL, DRAFTS[drafts], SIZES))
+    # Near the end of its text the host allows no deeper trees than what may still be written.
+    depth = 4
+    assert ours[:-depth] == plain[:-depth]
+    assert [tokens for tokens, *_ in ours] == [tokens for tokens, *_ in plain]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_requests_come_go_and_are_cancelled(seed: int) -> None:
+    generator = random.Random(seed)
+    drafts = generator.choice(list(DRAFTS))
+    bench = bench_of(drafts, generator.choice([1, 2]))
+    all_of_them: dict[int, Request] = {}
+    cancelled: set[int] = set()
+    for step in range(150):
+        if step < 100 and generator.random() < 0.1:
+            prompt = [generator.randrange(40) for _ in range(generator.randint(1, 30))]
+            eos = generator.choice([-1, -1, generator.randrange(40)])
+            one = request(len(all_of_them), prompt, generator.randint(1, 50), eos)
+            if generator.random() < 0.2:
+                one.sampling = SamplingParams(temperature=0.7, seed=3)
+            all_of_them[one.id] = one
+            bench.engine.submit(one)
+        if all_of_them and generator.random() < 0.02:
+            id = generator.choice(list(all_of_them))
+            if all_of_them[id].finish_reason is None:
+                cancelled.add(id)
+                bench.engine.cancel(id)
+        bench.engine.step()
+    for _ in bench.engine.run():
+        pass
+    for id, one in all_of_them.items():
+        if id not in cancelled and one.sampling.is_greedy:
+            right = plain_greedy(MODEL, one.prompt, one.max_new_tokens)
+            (eos,) = one.eos_ids
+            right = right[: right.index(eos) + 1] if eos in right else right
+            assert one.output == right
+        assert id in cancelled or one.finish_reason is not None
+    assert_free(bench)
+
+
+def test_with_few_pages_it_ends_in_time() -> None:
+    sizes = Sizes(requests=3, rows=64, length=128, pages=6)
+    bench = bench_of("an SSM", 1, sizes)
+    requests = [request(id, prompt, 40) for id, prompt in enumerate(PROMPTS)]
+    assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
+
+
+def test_others_than_ssms_are_asked_on_the_host() -> None:
+    bench = make_bench(MODEL, [GOOD, NGramSpeculator()], SIZES, lookahead=1, lanes=True)
+    requests = [request(id, prompt) for id, prompt in enumerate(PROMPTS)]
+    assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
+    assert not [t for t in bench.engine.runtime.traces if t.name == "lanes"]
