@@ -315,7 +315,7 @@ class LaneLoop:
             if level > 0:
                 rows = lanes * frontier
                 shape = StepShape(rows, lanes, rows)
-                nodes = {"first": first, "last": first + frontier}
+                nodes: dict[str, Any] = {"first": first, "last": first + frontier}
                 launch(
                     level_batch,
                     length=length,

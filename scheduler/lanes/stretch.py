@@ -221,6 +221,7 @@ def is_greedy(request: Request) -> bool:
 def full_tree(root: int, expansion: Sequence[int], tokens: IntArray) -> TokenTree:
     """The tree of an expansion whose nodes, level by level, have these tokens.
 
+    >>> import numpy as np
     >>> tree = full_tree(5, (2, 1), np.array([5, 7, 8, 9, 9]))
     >>> [tree.path(node) for node in range(1, 5)]
     [[5, 7], [5, 8], [5, 7, 9], [5, 8, 9]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from unit.ops.apply import run_variant
 from unit.ops.test_attention import make_step, random_case
 
@@ -19,7 +19,7 @@ NAN = float("nan")
 NEAR = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
-def on_gpu(given: Tensor | SimpleNamespace, dtype: torch.dtype) -> Tensor | SimpleNamespace:
+def on_gpu(given: Any, dtype: torch.dtype) -> Any:
     """The same on the GPU, numbers in another type."""
     if isinstance(given, SimpleNamespace):
         return SimpleNamespace(**{name: on_gpu(x, dtype) for name, x in vars(given).items()})
