@@ -1,0 +1,261 @@
+"""Tree attention on a GPU, and its plan; see ``attention.cu``.
+
+Float16 and bfloat16 run on the tensor cores, in tiles of rows and keys that are shared out evenly
+over a number of blocks that depends on the card alone; what requests and contexts there are is
+data, so a captured launch serves all. Other numbers and head sizes have a plain kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specinfer.ops.kernels.cuda import TYPES, launch
+
+FILE = "attention.cu"
+LARGEST_HEAD = 256
+PLAN_THREADS = 256
+PLAIN_THREADS = 128
+MERGE_WARPS = 4
+
+Arguments = list[Tensor | np.generic]
+
+_FLOAT_BYTES, _NUMBER_BYTES, _PAD = 4, 2, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a block works, as the template ``tree_attention`` takes it.
+
+    Attributes:
+        size: of a head.
+        rows_per_warp: in units of 16.
+        warps: over the rows.
+        key_warps: over the keys of a tile; their results are put together at the end.
+        keys: in a tile.
+        stages: tiles in shared memory.
+        blocks: at once on a multiprocessor.
+    """
+
+    size: int
+    rows_per_warp: int
+    warps: int
+    key_warps: int
+    keys: int
+    stages: int
+    blocks: int
+
+    @property
+    def rows(self) -> int:
+        """Packed rows (a row and a query head) of a tile."""
+        return 16 * self.rows_per_warp * self.warps
+
+    @property
+    def threads(self) -> int:
+        """Of a block."""
+        return 32 * self.warps * self.key_warps
+
+    @property
+    def shared_bytes(self) -> int:
+        """Queries, stages of keys and values, their slots, and what warps tell each other."""
+        numbers = (self.rows + 2 * self.stages * self.keys) * (self.size + _PAD)
+        return (
+            _NUMBER_BYTES * numbers
+            + _FLOAT_BYTES * self.stages * self.keys
+            + _FLOAT_BYTES * 2 * self.key_warps * self.rows
+        )
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Parts that a block may leave: of a unit that began before, and of one that begins."""
+        return 2 * self.rows * (self.size + 2) * _FLOAT_BYTES
+
+
+def _tiles(size: int) -> dict[int, Tile]:
+    """The tiles for a head size, by the number of packed rows."""
+    if size == 256:
+        return {16: Tile(256, 1, 1, 4, 64, 3, 1), 64: Tile(256, 1, 4, 1, 32, 2, 2)}
+    return {
+        16: Tile(size, 1, 1, 4, 64, 3, 2),
+        64: Tile(size, 2, 2, 2, 64, 2, 2),
+        128: Tile(size, 2, 4, 1, 64, 2, 2),
+    }
+
+
+TILES = {size: _tiles(size) for size in (64, 96, 128, 256)}
+
+
+def tile_for(rows: int, requests: int, group: int, size: int, dtype: torch.dtype) -> Tile | None:
+    """The tile for a step's shapes; None if only the plain kernel can.
+
+    Args:
+        rows: of the step.
+        requests: of the step.
+        group: query heads of a K/V head.
+        size: of a head.
+        dtype: of the numbers.
+    """
+    if dtype not in (torch.float16, torch.bfloat16) or size not in TILES:
+        return None
+    packed = -(-rows // requests) * group
+    tiles = TILES[size]
+    return tiles[min((most for most in tiles if most >= packed), default=max(tiles))]
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _blocks(tile: Tile, device: torch.device) -> int:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return tile.blocks * _multiprocessors(index)
+
+
+def scratch_size(
+    rows: int,
+    requests: int,
+    group: int,
+    size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    tile: Tile | None = None,
+) -> int:
+    """Bytes of scratch that :func:`tree_attention` wants for these shapes, in a launch.
+
+    Args:
+        rows: of the step, as captured.
+        requests: of the step, as captured.
+        group: query heads of a K/V head.
+        size: of a head.
+        dtype: of the numbers.
+        device: the card.
+        tile: if not as :func:`tile_for` says.
+    """
+    tile = tile or tile_for(rows, requests, group, size, dtype)
+    return 0 if tile is None else _blocks(tile, device) * tile.scratch_bytes
+
+
+def plan_attention(
+    positions: Tensor,
+    request: Tensor,
+    prefix_len: Tensor,
+    chain_len: Tensor,
+    num_nodes: Tensor,
+    pages: Tensor,
+    tree: Tensor,
+    ancestors: Tensor,
+    keys: Tensor,
+    seen: Tensor,
+    extents: Tensor,
+) -> None:
+    """See :func:`specinfer.ops.attention.plan_attention`; how work is shared follows from it.
+
+    Args:
+        positions: (rows,) int64, as is ``request``.
+        request: that has the row; rows of a request lie together.
+        prefix_len: (requests,) int64, as are ``chain_len`` and ``num_nodes``.
+        chain_len: leading uncommitted nodes that are a chain.
+        num_nodes: all uncommitted nodes.
+        pages: (requests, pages) int64.
+        tree: (requests, nodes) int64, slots of uncommitted nodes.
+        ancestors: (rows, words) int64 bit masks over the nodes behind the chain.
+        keys: (requests, keys) int32, written: slots of the prefix, then of the nodes.
+        seen: (rows, words) int64, written: which uncommitted nodes each row sees.
+        extents: (requests, 4) int64, written: first row, row behind the last, number of keys, and
+            how many of the last of them ``seen`` is asked about.
+    """
+    shares = -(-keys.shape[1] // (4 * PLAN_THREADS))
+    launch(
+        FILE,
+        "plan_attention",
+        (len(prefix_len), 1 + min(64, shares)),
+        PLAN_THREADS,
+        [
+            positions,
+            request,
+            np.int64(len(positions)),
+            prefix_len,
+            chain_len,
+            num_nodes,
+            pages,
+            np.int64(pages.stride(0)),
+            tree,
+            np.int64(tree.stride(0)),
+            ancestors,
+            np.int64(ancestors.stride(0)),
+            keys,
+            np.int64(keys.stride(0)),
+            seen,
+            np.int64(seen.stride(0)),
+            extents,
+        ],
+    )
+
+
+def tree_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    seen: Tensor,
+    extents: Tensor,
+    scratch: Tensor,
+    out: Tensor,
+    scale: float,
+    tile: Tile | None = None,
+) -> None:
+    """See :func:`specinfer.ops.attention.tree_attention`.
+
+    Args:
+        q: (rows, heads x size), columns of a wider matrix or not.
+        k: (slots, kv_heads, size) of a layer, contiguous.
+        v: as ``k``.
+        keys: of the plan, as are ``seen`` and ``extents``.
+        seen: (rows, words).
+        extents: (requests, 4).
+        scratch: at least :func:`scratch_size` bytes, of any content, overwritten.
+        out: as ``q``, written.
+        scale: multiplies the scores.
+        tile: how to work, if not as :func:`tile_for` says.
+    """
+    rows, (_, kv_heads, size) = len(q), k.shape
+    heads = q.shape[1] // size
+    group, requests = heads // kv_heads, len(extents)
+    tile = tile or tile_for(rows, requests, group, size, q.dtype)
+    given: Arguments = [q, np.int64(q.stride(0)), k, v]
+    given += [keys, np.int64(keys.stride(0)), seen, np.int64(seen.stride(0))]
+    layout: Arguments = [extents, np.int32(requests), np.int32(kv_heads), np.int32(group)]
+    rest: Arguments = [out, np.int64(out.stride(0))]
+    kind = TYPES[q.dtype]
+    if tile is None or not _by_16_bytes(q, out):
+        arguments = [*given, *layout, *rest, np.int32(size), np.float32(scale)]
+        launch(FILE, f"plain_attention<{kind}>", (rows, heads), PLAIN_THREADS, arguments)
+        return
+    blocks = _blocks(tile, q.device)
+    launch(
+        FILE,
+        f"tree_attention<{kind}, {', '.join(map(str, astuple(tile)))}>",
+        (blocks,),
+        tile.threads,
+        [*given, *layout, scratch, *rest, np.float32(scale)],
+        shared_bytes=tile.shared_bytes,
+    )
+    launch(
+        FILE,
+        f"merge<{kind}, {size}, {tile.rows}, {tile.keys}>",
+        (-(-rows * heads // MERGE_WARPS),),
+        32 * MERGE_WARPS,
+        [*layout, np.int32(blocks), scratch, np.int32(rows), *rest],
+    )
+
+
+def _by_16_bytes(*matrices: Tensor) -> bool:
+    """Whether all rows begin at a multiple of 16 bytes."""
+    return all(
+        x.data_ptr() % 16 == 0 and x.stride(0) * x.element_size() % 16 == 0 for x in matrices
+    )
