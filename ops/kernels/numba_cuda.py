@@ -55,7 +55,7 @@ def launch(
     listed = [_for_numba(given) for given in arguments]
     with warnings.catch_warnings():
         # Numba finds few blocks slow. There is not more to do, and each launch has a use.
-        warnings.filterwarnings("ignore", "Grid size .* under-utilization")
+        warnings.filterwarnings("ignore", ".*Grid size .* under-utilization")
         configured = kernel[blocks, threads, stream, shared_bytes]
     configured(*listed)
 
