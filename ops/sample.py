@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from specinfer.ops.kernels import vocabulary_cuda
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
 
@@ -30,6 +33,21 @@ def top_k(logits: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
     torch.sub(values, wide.logsumexp(-1, keepdim=True), out=log_probs)
 
 
+def _fits_gpu(arrays: Mapping[str, Tensor]) -> bool:
+    logits, tokens = arrays["logits"], arrays["tokens"]
+    return vocabulary_cuda.fits(logits, tokens.shape[1] if tokens.dim() > 1 else 1)
+
+
+def _workspace() -> Tensor:
+    stream = torch.cuda.current_stream()
+    return vocabulary_cuda.own_workspace(stream.device, stream.cuda_stream)
+
+
+@top_k.variant("cuda", accepts=_fits_gpu)
+def _top_k_on_gpu(logits: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
+    vocabulary_cuda.top_k(logits, tokens, log_probs, _workspace())
+
+
 @task(
     logits=R,
     tokens=WD,
@@ -44,3 +62,8 @@ def likeliest(logits: Tensor, tokens: Tensor) -> None:
         tokens: (rows,) int64, written.
     """
     torch.argmax(logits, dim=-1, out=tokens)
+
+
+@likeliest.variant("cuda", accepts=_fits_gpu)
+def _likeliest_on_gpu(logits: Tensor, tokens: Tensor) -> None:
+    vocabulary_cuda.likeliest(logits, tokens, _workspace())

@@ -1,0 +1,307 @@
+"""The CUDA kernels over the vocabulary against their definitions, in float64 on the CPU."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from specinfer.ops import sample
+from specinfer.ops.kernels import vocabulary_cuda as cuda
+from specinfer.scheduler.token_tree import TokenTree
+from specinfer.scheduler.verifiers import follow
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+
+DEVICE = "cuda"
+TYPES = (torch.float32, torch.float16, torch.bfloat16)
+SIZES = (1, 2, 7, 100, 8192, 8193, 32000, 50257, 128256)
+LAYOUTS = {"whole": (0, 0), "slice": (32, 64), "odd": (1, 3)}
+"""Columns before the logits in a wider matrix, and columns in addition."""
+NAN = torch.nan
+
+by_type = pytest.mark.parametrize("dtype", TYPES, ids=str)
+by_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def laid(values: Tensor, dtype: torch.dtype, layout: str = "whole") -> Tensor:
+    """The same (rows, vocabulary) on the card, between columns that must not be looked at."""
+    before, more = LAYOUTS[layout]
+    rows, vocabulary = values.shape
+    wide = torch.full((rows + 1, vocabulary + more), 1e4, dtype=dtype, device=DEVICE)
+    wide[:rows, before : before + vocabulary] = values.to(DEVICE, dtype)
+    return wide[:rows, before : before + vocabulary]
+
+
+def random_logits(rows: int, vocabulary: int, seed: int) -> Tensor:
+    """Some of the rows have ties, bans, one likely token or numbers that are none."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(rows, vocabulary, generator=generator)
+    for row in range(rows):
+        kind = (row + seed) % 6
+        some = torch.rand(vocabulary, generator=generator)
+        if kind == 1:
+            logits[row] = logits[row].round()
+        elif kind == 2:
+            logits[row, some < 0.9] = -torch.inf
+            logits[row, vocabulary // 3 :] = -torch.inf  # whole slices
+        elif kind == 3:
+            logits[row, some < 0.6] = NAN
+        elif kind == 4:
+            logits[row, int(some[0] * vocabulary)] += 30
+        elif kind == 5:
+            logits[row] = 0.0
+            logits[row, some < 0.5] = -0.0
+    return logits
+
+
+def ranked(logits: Tensor) -> Tensor:
+    """Tokens of each row: largest numbers first, then lowest tokens; NaN last."""
+    return torch.from_numpy(np.argsort(-logits.double().cpu().numpy(), axis=-1, kind="stable"))
+
+
+def workspace(rows: int, vocabulary: int, k: int = 0) -> Tensor:
+    """As large as it should be."""
+    return torch.zeros(cuda.workspace_words(rows, vocabulary, k), dtype=torch.int64, device=DEVICE)
+
+
+def is_as_new(words: Tensor) -> bool:
+    """Whether the words that must be zero between launches are."""
+    return not words[: cuda.HEADER].any()
+
+
+@by_type
+@by_layout
+@pytest.mark.parametrize("vocabulary", SIZES)
+def test_likeliest_is_the_first_of_the_largest(
+    vocabulary: int, layout: str, dtype: torch.dtype
+) -> None:
+    for rows in (1, 9):
+        logits = laid(random_logits(rows, vocabulary, vocabulary), dtype, layout)
+        wide, words = torch.full((rows + 1, 2), -7, device=DEVICE), workspace(rows, vocabulary)
+        tokens = wide[:rows, 0]
+        cuda.likeliest(logits, tokens, words)
+        right = ranked(logits)[:, 0]
+        nothing = ~(logits > -torch.inf).any(-1).cpu()
+        assert torch.equal(tokens.cpu(), torch.where(nothing, 0, right))
+        assert bool((wide[:, 1] == -7).all())
+        assert wide[rows, 0] == -7
+        assert is_as_new(words)
+
+
+@by_type
+@by_layout
+@pytest.mark.parametrize("vocabulary", SIZES)
+@pytest.mark.parametrize("k", [1, 3, 8, 64])
+def test_top_k_are_the_likeliest_with_their_log_probabilities(
+    k: int, vocabulary: int, layout: str, dtype: torch.dtype
+) -> None:
+    if k > vocabulary:
+        return
+    for rows in (1, 6):
+        logits = laid(random_logits(rows, vocabulary, k), dtype, layout)
+        words = workspace(rows, vocabulary, k)
+        wide_tokens = torch.full((rows + 1, k + 2), -7, device=DEVICE)
+        wide_log_probs = torch.full((rows + 1, k + 1), NAN, device=DEVICE)
+        tokens, log_probs = wide_tokens[:rows, :k], wide_log_probs[:rows, :k]
+        cuda.top_k(logits, tokens, log_probs, words)
+        assert torch.equal(tokens.cpu(), ranked(logits)[:, :k])
+        right = logits.double().cpu()
+        right = right.gather(-1, tokens.cpu()) - right.logsumexp(-1, keepdim=True)
+        torch.testing.assert_close(
+            log_probs.double().cpu(), right, atol=3e-6, rtol=1e-6, equal_nan=True
+        )
+        assert bool((wide_tokens[rows] == -7).all())
+        assert bool((wide_tokens[:, k:] == -7).all())
+        assert wide_log_probs[rows].isnan().all()
+        assert wide_log_probs[:, k:].isnan().all()
+        assert is_as_new(words)
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    logits = laid(random_logits(40, 32000, 1), torch.bfloat16)
+    words, k = workspace(40, 32000, 8), 8
+    together = torch.full((40, k), -7, device=DEVICE), torch.full((40, k), NAN, device=DEVICE)
+    cuda.top_k(logits, *together, words)
+    for row in (0, 17, 39):
+        alone = torch.full((1, k), -7, device=DEVICE), torch.full((1, k), NAN, device=DEVICE)
+        cuda.top_k(logits[row : row + 1], *alone, words)
+        assert torch.equal(alone[0][0], together[0][row])
+        assert torch.equal(alone[1][0].isnan(), together[1][row].isnan())
+        assert torch.equal(alone[1][0].nan_to_num(), together[1][row].nan_to_num())
+
+
+def test_more_rows_than_the_workspace_has_room_for() -> None:
+    logits = laid(random_logits(50, 100, 1), torch.float32)
+    words = workspace(7, 100, 64)
+    words = words[: cuda.HEADER + 7 * 65]
+    tokens, log_probs = (torch.zeros(50, 64, dtype=t, device=DEVICE) for t in (torch.int64, None))
+    cuda.top_k(logits, tokens, log_probs, words)
+    assert torch.equal(tokens.cpu(), ranked(logits)[:, :64])
+
+
+def test_tasks_take_what_fits_and_leave_the_rest_to_torch() -> None:
+    logits = laid(random_logits(3, 100, 0), torch.bfloat16)
+    tokens = torch.zeros(3, 4, dtype=torch.int64, device=DEVICE)
+    found = {"logits": logits, "tokens": tokens}
+    variant = sample.top_k.variants["cuda"]
+    assert variant.accepts is not None
+    assert variant.accepts(found)
+    assert not variant.accepts(found | {"logits": logits.double()})
+    assert not variant.accepts(found | {"tokens": tokens.new_zeros(3, 65)})
+    assert not variant.accepts(found | {"logits": logits.T})
+
+
+def random_tree(generator: random.Random, nodes: int, vocabulary: int) -> TokenTree:
+    """Of so many nodes, the root among them, or as many as there are tokens for."""
+    tree = TokenTree(generator.randrange(vocabulary))
+    for _ in range(10 * nodes):
+        if len(tree) < nodes:
+            tree.add(
+                min(generator.randrange(len(tree)), generator.randrange(len(tree))),
+                generator.randrange(vocabulary),
+            )
+    return tree
+
+
+def tables(
+    rows: Sequence[int],
+    tokens: Sequence[int],
+    parents: Sequence[int],
+    first: Sequence[int],
+    counts: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """On the card."""
+
+    def table(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=DEVICE)
+
+    return table(rows), table(tokens), table(parents), table(first), table(counts)
+
+
+class Forest:
+    """Trees as kernels take them, with logits that often agree with them.
+
+    Attributes:
+        trees: of which the first may be missing: it has no nodes.
+        logits: more rows than there are nodes; those of no node are NaN.
+        tables: rows, tokens, parents, first, counts.
+    """
+
+    def __init__(
+        self, seed: int, vocabulary: int, sizes: Sequence[int], rows: int, dtype: torch.dtype
+    ) -> None:
+        generator = random.Random(seed)
+        self.trees = [random_tree(generator, size, vocabulary) if size else None for size in sizes]
+        counts = [len(tree) if tree else 0 for tree in self.trees]
+        places = generator.sample(range(rows), sum(counts))
+        values = torch.full((rows, vocabulary), NAN)
+        values[places] = random_logits(len(places), vocabulary, seed)
+        first, at = [], 0
+        for tree in self.trees:
+            first.append(at)
+            for node in range(len(tree) if tree else 0):
+                assert tree is not None
+                if (children := tree.children(node)) and generator.random() < 0.8:
+                    values[places[at], tree.tokens[generator.choice(children)]] = 50.0
+                at += 1
+        known = [tree for tree in self.trees if tree]
+        self.logits = laid(values, dtype)
+        self.places = places
+        self.first = first
+        self.tables = tables(
+            places,
+            [token for tree in known for token in tree.tokens],
+            [parent for tree in known for parent in tree.parents],
+            first,
+            counts,
+        )
+
+    def rows_of(self, number: int) -> Tensor:
+        """The logits behind a tree's nodes, on the CPU."""
+        tree = self.trees[number]
+        assert tree is not None
+        at = self.first[number]
+        return self.logits[self.places[at : at + len(tree)]].cpu()
+
+
+def new_path(trees: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Poison."""
+    nodes, tokens = (torch.full((trees, columns), -7, device=DEVICE) for _ in range(2))
+    return nodes, tokens, torch.full((trees,), -7, device=DEVICE)
+
+
+def assert_path(
+    path: tuple[Tensor, Tensor, Tensor], number: int, nodes: Sequence[int], tokens: Sequence[int]
+) -> None:
+    """Only these are there, and -1 behind them."""
+    found_nodes, found_tokens, counts = path
+    columns = found_nodes.shape[1]
+    assert found_nodes[number].tolist() == [*nodes, *[-1] * (columns - len(nodes))]
+    assert found_tokens[number].tolist() == [*tokens, *[-1] * (columns - len(tokens))]
+    assert int(counts[number]) == len(tokens)
+
+
+@by_type
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rows", [130, cuda.KNOWN_ROWS + 1])
+def test_greedy_walks_are_those_of_the_trees(rows: int, seed: int, dtype: torch.dtype) -> None:
+    vocabulary = (8, 50, 5000, 33000)[seed % 4]
+    forest = Forest(seed, vocabulary, [1, 64, 0, 30, 7], rows, dtype)
+    path, words = new_path(5, 70), workspace(rows, vocabulary)
+    cuda.greedy_walk(forest.logits, *forest.tables, *path, words)
+    accepted = 0
+    for number, tree in enumerate(forest.trees):
+        if tree is None:
+            assert_path(path, number, [], [])
+            continue
+        likeliest = ranked(forest.rows_of(number))[:, 0].tolist()
+        right = follow(tree, likeliest.__getitem__)
+        assert_path(path, number, right.nodes, right.tokens)
+        accepted += len(right.nodes)
+    assert accepted > 0
+    assert is_as_new(words)
+
+
+@pytest.mark.parametrize("rows", [10, cuda.KNOWN_ROWS + 1])
+def test_no_more_nodes_are_accepted_than_there_is_room_for(rows: int) -> None:
+    chain = TokenTree(1)
+    for node in range(9):
+        chain.add(node, node + 2)
+    logits = torch.zeros(rows, 64)
+    logits[range(10), range(2, 12)] = 1.0
+    given = tables(range(10), chain.tokens, chain.parents, [0], [10])
+    for columns in (1, 4, 10, 12):
+        path = new_path(1, columns)
+        cuda.greedy_walk(laid(logits, torch.float32), *given, *path, workspace(rows, 64))
+        accepted = min(columns - 1, 9)
+        assert_path(path, 0, range(1, accepted + 1), range(2, accepted + 3))
+
+
+@pytest.mark.parametrize("rows", [130, cuda.KNOWN_ROWS + 1])
+def test_a_graph_can_hold_it(rows: int) -> None:
+    forest = Forest(3, 32000, [64, 30], rows, torch.bfloat16)
+    k, words = 8, workspace(rows, 32000, 8)
+    tokens, log_probs = (torch.zeros(rows, k, dtype=t, device=DEVICE) for t in (torch.int64, None))
+    path, likeliest = new_path(2, 70), torch.zeros(rows, dtype=torch.int64, device=DEVICE)
+
+    def body() -> None:
+        cuda.greedy_walk(forest.logits, *forest.tables, *path, words)
+        cuda.top_k(forest.logits, tokens, log_probs, words)
+        cuda.likeliest(forest.logits, likeliest, words)
+
+    outputs = [*path, tokens, likeliest]
+    body()
+    right = [tensor.clone() for tensor in outputs]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        body()
+    for _ in range(3):
+        for tensor in outputs:
+            tensor.fill_(-7)
+        graph.replay()
+        assert all(map(torch.equal, outputs, right))
