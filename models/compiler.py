@@ -81,6 +81,7 @@ class Program:
         output: operand of the logits.
         weights: shape of each weight, by its name in the checkpoint, or in ``stacks``.
         num_layers: attention layers, each with a part of the K/V pool.
+        heads: query heads of a layer.
         kv_heads: K/V heads of a layer.
         head_size: features of a head.
         stacks: weights of the checkpoint that lie one below the other in one that is used.
@@ -92,6 +93,7 @@ class Program:
     output: Operand
     weights: dict[str, tuple[int, ...]]
     num_layers: int
+    heads: int
     kv_heads: int
     head_size: int
     stacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -106,7 +108,7 @@ def compile_graph(graph: Graph) -> Program:
     Raises:
         GraphError: attention layers of different shapes, or none; a result that is no matrix.
     """
-    kv_heads, head_size = _attention_shape(graph)
+    heads, kv_heads, head_size = _attention_shape(graph)
     operands = {tensor.name: Operand("input", tensor.name) for tensor in graph.inputs}
     steps: list[Step] = []
     layer = 0
@@ -128,6 +130,7 @@ def compile_graph(graph: Graph) -> Program:
         operands[graph.output.name],
         dict(graph.weights),
         layer,
+        heads,
         kv_heads,
         head_size,
     )
@@ -166,15 +169,17 @@ def _matrix(graph: Graph, tensor: SymbolicTensor) -> tuple[str, int]:
     raise GraphError(f"{graph.name}: {tensor} cannot be stored, expected (rows, features)")
 
 
-def _attention_shape(graph: Graph) -> tuple[int, int]:
-    shapes = {
-        (int(node.inputs[1].shape[1]) // node.attributes["head_size"], node.attributes["head_size"])
-        for node in graph.nodes
-        if node.operator is ATTENTION
-    }
+def _attention_shape(graph: Graph) -> tuple[int, int, int]:
+    """Query heads, K/V heads, and features of a head."""
+    shapes = set()
+    for node in graph.nodes:
+        if node.operator is ATTENTION:
+            size = node.attributes["head_size"]
+            queries, keys, *_ = node.inputs
+            shapes.add((int(queries.shape[1]) // size, int(keys.shape[1]) // size, size))
     if len(shapes) != 1:
         raise GraphError(
-            f"{graph.name}: attention layers have (K/V heads, head size) {sorted(shapes)}, "
+            f"{graph.name}: attention layers have (heads, K/V heads, head size) {sorted(shapes)}, "
             "expected one for all layers"
         )
     return shapes.pop()

@@ -10,7 +10,7 @@ import torch
 
 from specinfer.models.batch import BatchLimits, StepShape, TokenBatch, load_batch
 from specinfer.models.compiler import Operand, Program
-from specinfer.ops.attention import PAGE_SLOTS, plan_attention
+from specinfer.ops.attention import PAGE_SLOTS, HeadShape, plan_attention, scratch_bytes
 from specinfer.runtime.arrays import HOST
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.future import Future, Parameter
@@ -65,7 +65,7 @@ def tables(limits: BatchLimits) -> dict[str, tuple[tuple[int, ...], dict[str, to
         "keys": ((requests, keys), {"i": torch.int32}),
         "seen": ((limits.rows, limits.words), {"i": integer}),
         "extents": ((requests, 4), {"i": integer}),
-        "work": ((1,), {"i": torch.int32}),
+        "work": ((2,), {"i": torch.int32}),
     }
 
 
@@ -143,7 +143,12 @@ class Model:
             table: runtime.region(f"{name}.{table}", shape, fields)
             for table, (shape, fields) in tables(limits).items()
         }
-        self._scratch = runtime.region(f"{name}.scratch", (program.kv_heads, 1), {"i": torch.uint8})
+        group = program.heads // program.kv_heads
+        self._heads = HeadShape(program.kv_heads, group, program.head_size, dtype)
+        size = scratch_bytes(self._heads, runtime.device_of(self.kv))
+        self._scratch = runtime.region(
+            f"{name}.scratch", (program.kv_heads, size), {"i": torch.uint8}
+        )
         values = temporaries(program, limits, dtype, f"{program.name}.value.")
         made = runtime.temporaries(f"{program.name}.values", values).values()
         self._values = dict(zip(program.values, made, strict=True))
@@ -244,7 +249,7 @@ class Model:
             "plan": lambda given: plan[given.name],
             "value": lambda given: self._value(given, sizes[self.program.values[given.name].rows]),
         }
-        known = parts | plan
+        known = parts | plan | {"heads": self._heads}
         planned: dict[str, Any] = {name: known[name] for name in plan_attention.parameters}
         launch(plan_attention, **planned)
         for step in self.program.steps:

@@ -12,19 +12,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels import cpu, rowwise_cuda, tree_attention_cuda
+from specinfer.ops.kernels import attention_cuda, cpu, rowwise_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
+from specinfer.runtime.arrays import HOST
 from specinfer.runtime.privilege import RW, WD, R
 from specinfer.runtime.task import task
 
 PAGE_SLOTS = 16
 """Slots in a page of the K/V pool."""
+
+
+class HeadShape(NamedTuple):
+    """What all attention layers of a model have in common.
+
+    Attributes:
+        kv_heads: of the K/V pool.
+        group: query heads of a K/V head.
+        size: features of a head.
+        dtype: of queries, keys and values.
+    """
+
+    kv_heads: int
+    group: int
+    size: int
+    dtype: torch.dtype
+
+
+def scratch_bytes(heads: HeadShape, device: str) -> int:
+    """Bytes of scratch for each K/V head that :func:`tree_attention` wants on a device."""
+    if device == HOST:
+        return 1
+    return -(
+        -attention_cuda.most_scratch(heads.size, heads.dtype, torch.device(device))
+        // heads.kv_heads
+    )
 
 
 _POOL = (None, None, "groups", None)
@@ -53,6 +80,7 @@ def plan_attention(
     seen: Tensor,
     extents: Tensor,
     work: Tensor,
+    heads: HeadShape,
 ) -> None:
     """Work out which slots each request's rows look at, and which of them each row sees.
 
@@ -71,7 +99,8 @@ def plan_attention(
             node of its request. The prefix is seen by all.
         extents: (requests, 4) int64, written: first row, row behind the last, number of keys, and
             how many of the last of them ``seen`` is to be asked about: none, if all rows see all.
-        work: int32, written where the processor's variant of the attention shares its work out.
+        work: (2,) int32, written where the processor's attention shares its work out.
+        heads: of the layers that this is the plan of.
     """
     positions, request = rows.positions.numpy(), rows.request.numpy()
     extents.zero_()
@@ -106,8 +135,10 @@ def _plan_attention_on_gpu(
     seen: Tensor,
     extents: Tensor,
     work: Tensor,
+    heads: HeadShape,
 ) -> None:
-    tree_attention_cuda.plan_attention(
+    kv_heads, group, size, dtype = heads
+    attention_cuda.plan_attention(
         rows.positions,
         rows.request,
         requests.prefix_len,
@@ -119,6 +150,10 @@ def _plan_attention_on_gpu(
         keys,
         seen,
         extents,
+        work,
+        kv_heads,
+        group,
+        attention_cuda.tile_for(len(rows.positions), len(extents), group, size, dtype),
     )
 
 
@@ -247,7 +282,11 @@ def _tree_attention_on_gpu(
     out: Tensor,
     scale: float,
 ) -> None:
-    tree_attention_cuda.tree_attention(q, kv.k[0], kv.v[0], keys, seen, extents, out, scale)
+    kv_heads, size = kv.k.shape[2:]
+    group = q.shape[1] // (kv_heads * size)
+    tile = attention_cuda.tile_for(len(q), len(extents), group, size, q.dtype)
+    k, v = kv.k[0], kv.v[0]
+    attention_cuda.tree_attention(q, k, v, keys, seen, extents, work, scratch, out, scale, tile)
 
 
 @task(kv=RW, pure=True, axes={"kv": _POOL})

@@ -2,11 +2,12 @@
 //
 // The rows of a request and the query heads of a K/V head are packed into tiles of BM rows, so that
 // K/V are read once for all of them. A unit is (request, K/V head, tile of rows); it walks the
-// request's keys in tiles of BN. The tiles of all units, in order, are divided evenly over a fixed
-// number of blocks, whatever the requests' sizes are. A unit that is divided leaves partial results
-// in memory (most, total, sum of values), which `merge` puts together in the order of the keys.
+// request's keys in tiles of BN. Steps of so many tiles, of all units in order, are divided evenly
+// over a fixed number of blocks, whatever the requests' sizes are. A unit that is divided leaves
+// partial results in memory (most, total, sum of values), which `merge` puts together in the order
+// of the keys.
 //
-// instances: plan_attention, plain_attention<float>
+// instances: plan_attention, share_out, plain_attention<float>
 // instances: plain_attention<__half>, plain_attention<__nv_bfloat16>
 
 #include "packs.cuh"
@@ -77,17 +78,62 @@ extern "C" __global__ void plan_attention(
 
 // ------------------------------------------------------------------------------------ schedule
 
-// How tiles are counted, the same in all blocks and in `merge`.
+// How steps are counted, the same in all blocks and in `merge`.
 struct Layout {
     const Int* extents;
     int requests, kv_heads, group;
+    int length;  // of a step, in tiles
 };
+
+#define SHARE_THREADS 256
+
+// How long steps are: work = {length, number of steps, whether a unit has more than one}. Best is one step a block, so that none ends
+// one unit and begins another; where that would leave some blocks much more than the others, steps
+// are single tiles, and a block has as many in a row as all others.
+extern "C" __global__ void __launch_bounds__(SHARE_THREADS)
+    share_out(const Int* __restrict__ extents, int requests, int kv_heads, int group, int rows,
+              int keys, int blocks, int shortest, int* __restrict__ work) {
+    __shared__ int units[SHARE_THREADS], tiles[SHARE_THREADS], total, whole, best;
+    const int thread = threadIdx.x;
+    if (thread == 0) total = whole = 0, best = 1 << 30;
+    int steps = 0, least = 0;
+    // Once for the sum, once for each thread's length of steps.
+    for (int round = 0; round < 2; round++) {
+        for (int base = 0; base < requests; base += SHARE_THREADS) {
+            __syncthreads();
+            const int r = base + thread;
+            units[thread] = tiles[thread] = 0;
+            if (r < requests) {
+                const Int* of = extents + r * 4;
+                units[thread] = kv_heads * ((static_cast<int>(of[1] - of[0]) * group + rows - 1) / rows);
+                tiles[thread] = (static_cast<int>(of[2]) + keys - 1) / keys;
+            }
+            if (round == 0) {
+                atomicAdd(&total, units[thread] * tiles[thread]);
+                if (tiles[thread]) atomicAdd(&whole, units[thread]);
+            } else {
+                __syncthreads();
+                for (int i = 0; i < min(SHARE_THREADS, requests - base); i++)
+                    steps += units[i] * ((tiles[i] + least + thread - 1) / (least + thread));
+            }
+        }
+        __syncthreads();
+        least = max((total + blocks - 1) / blocks, shortest);
+    }
+    if (steps <= blocks && thread <= least / 4 + 2) atomicMin(&best, thread);
+    __syncthreads();
+    if (best < SHARE_THREADS ? thread == best : thread == 0) {
+        work[0] = best < SHARE_THREADS ? least + best : 1;
+        work[1] = best < SHARE_THREADS ? steps : total;
+        work[2] = work[1] > whole;
+    }
+}
 
 struct Unit {
     int start, packed;         // first row; packed rows of the request: rows x group
     int num_keys, asked, keys_row;  // keys; how many of the last `seen` is asked about; request
     int kv_head, row_tile;
-    int first, tiles;          // the unit's tiles among those of all units
+    int first, steps;          // the unit's steps among those of all units
 };
 
 struct Extent {
@@ -102,9 +148,14 @@ __device__ inline Extent extent_of(const Layout& at, int r) {
             static_cast<int>(keys.y)};
 }
 
+template <int BN>
+__device__ inline int unit_steps(const Layout& at, int num_keys) {
+    return ((num_keys + BN - 1) / BN + at.length - 1) / at.length;
+}
+
 template <int BM, int BN>
-__device__ inline int tiles_of(const Layout& at, const Extent& of) {
-    return at.kv_heads * ((of.rows * at.group + BM - 1) / BM) * ((of.num_keys + BN - 1) / BN);
+__device__ inline int steps_of(const Layout& at, const Extent& of) {
+    return at.kv_heads * ((of.rows * at.group + BM - 1) / BM) * unit_steps<BN>(at, of.num_keys);
 }
 
 __device__ inline int sum_up_to(int value) {
@@ -115,23 +166,14 @@ __device__ inline int sum_up_to(int value) {
     return value;
 }
 
-// Tiles of all units; every lane of a warp must ask.
+// The unit that has this step; every lane of a warp must ask.
 template <int BM, int BN>
-__device__ int all_tiles(const Layout& at) {
-    int tiles = 0;
-    for (int base = 0; base < at.requests; base += 32)
-        tiles += tiles_of<BM, BN>(at, extent_of(at, base + threadIdx.x % 32));
-    return __reduce_add_sync(~0u, tiles);
-}
-
-// The unit that has this tile; every lane of a warp must ask.
-template <int BM, int BN>
-__device__ Unit unit_at(const Layout& at, int tile) {
+__device__ Unit unit_at(const Layout& at, int step) {
     int before = 0;
     for (int base = 0;; base += 32) {
         const Extent of = extent_of(at, base + threadIdx.x % 32);
-        const int tiles = tiles_of<BM, BN>(at, of), upto = before + sum_up_to(tiles);
-        const unsigned beyond = __ballot_sync(~0u, upto > tile);
+        const int steps = steps_of<BM, BN>(at, of), upto = before + sum_up_to(steps);
+        const unsigned beyond = __ballot_sync(~0u, upto > step);
         if (!beyond) {
             before = __shfl_sync(~0u, upto, 31);
             continue;
@@ -143,23 +185,24 @@ __device__ Unit unit_at(const Layout& at, int tile) {
         unit.packed = __shfl_sync(~0u, of.rows, lane) * at.group;
         unit.num_keys = __shfl_sync(~0u, of.num_keys, lane);
         unit.asked = __shfl_sync(~0u, of.asked, lane);
-        before = __shfl_sync(~0u, upto - tiles, lane);
-        unit.tiles = (unit.num_keys + BN - 1) / BN;
-        const int row_tiles = (unit.packed + BM - 1) / BM, index = (tile - before) / unit.tiles;
+        before = __shfl_sync(~0u, upto - steps, lane);
+        unit.steps = unit_steps<BN>(at, unit.num_keys);
+        const int row_tiles = (unit.packed + BM - 1) / BM, index = (step - before) / unit.steps;
         unit.kv_head = index / row_tiles;
         unit.row_tile = index % row_tiles;
-        unit.first = before + index * unit.tiles;
+        unit.first = before + index * unit.steps;
         return unit;
     }
 }
 
-// Block b of `blocks` has tiles [share(b), share(b + 1)): at least one, as blocks <= total.
+// Block b of `blocks` has steps [share(b), share(b + 1)): at least one, as blocks <= total.
 __device__ inline int share(int block, int blocks, int total) {
-    return static_cast<int>(static_cast<Int>(block) * total / blocks);
+    return blocks == total ? block : static_cast<int>(static_cast<Int>(block) * total / blocks);
 }
 
-__device__ inline int block_of(int tile, int blocks, int total) {
-    return static_cast<int>((static_cast<Int>(tile + 1) * blocks - 1) / total);
+__device__ inline int block_of(int step, int blocks, int total) {
+    return blocks == total ? step
+                           : static_cast<int>((static_cast<Int>(step + 1) * blocks - 1) / total);
 }
 
 // Where a block leaves its part of a divided unit. It can have parts of two: one that began in an
@@ -251,14 +294,12 @@ __device__ inline float exp_of_2(float x) {
 __device__ inline Bits seen_from(const Bits* row_seen, int words, int key, int num_keys,
                                  int asked) {
     const int node = key - (num_keys - asked), left = num_keys - key;
-    Bits bits = ~Bits(0);
-    if (node >= 0) {
-        const int word = node / 64, by = node % 64;
-        bits = word < words ? row_seen[word] >> by : 0;
-        if (by && word + 1 < words) bits |= row_seen[word + 1] << (64 - by);
-    } else if (node > -64) {
-        bits = row_seen[0] << -node | ((Bits(1) << -node) - 1);
-    }
+    const int word = node >> 6, by = node & 63;  // rounded down: what is in front of them is seen
+    const Bits one = row_seen[max(min(word, words - 1), 0)];
+    const Bits two = row_seen[max(min(word + 1, words - 1), 0)];
+    const Bits low = word < 0 ? ~Bits(0) : word < words ? one : 0;
+    const Bits high = word + 1 < 0 ? ~Bits(0) : word + 1 < words ? two : 0;
+    const Bits bits = low >> by | (by ? high << (64 - by) : 0);
     return left >= 64 ? bits : left <= 0 ? 0 : bits & ((Bits(1) << left) - 1);
 }
 
@@ -271,8 +312,8 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
     tree_attention(const T* __restrict__ q, Int q_stride, const T* __restrict__ k_pool,
                    const T* __restrict__ v_pool, const int* __restrict__ keys, Int key_stride,
                    const Bits* __restrict__ seen, Int words, const Int* __restrict__ extents,
-                   int requests, int kv_heads, int group, float* __restrict__ parts,
-                   T* __restrict__ out, Int out_stride, float scale) {
+                   int requests, int kv_heads, int group, const int* __restrict__ work,
+                   float* __restrict__ parts, T* __restrict__ out, Int out_stride, float scale) {
     constexpr int BM = MT * WM * 16, THREADS = WM * WN * 32, NK = BN / WN;
     constexpr int PITCH = D + 8;  // so that eight rows lie in different banks
     constexpr int CHUNKS = D / 8, WIDE_PITCH = D + 8;
@@ -285,8 +326,8 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
     float* const all_total = all_most + WN * BM;
     float* const all_sums = reinterpret_cast<float*>(stages);
 
-    const Layout layout{extents, requests, kv_heads, group};
-    const int total = all_tiles<BM, BN>(layout);
+    const Layout layout{extents, requests, kv_heads, group, __ldg(work)};
+    const int total = __ldg(work + 1);
     const int blocks = min(static_cast<int>(gridDim.x), total), block = blockIdx.x;
     if (block >= blocks) return;
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -303,13 +344,15 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
 
     for (int at = share(block, blocks, total); at < stop;) {
         const Unit unit = unit_at<BM, BN>(layout, at);
-        const int begin = at - unit.first, end = min(unit.tiles, begin + stop - at);
+        const int first_step = at - unit.first, last_step = min(unit.steps, first_step + stop - at);
+        const int tiles = (unit.num_keys + BN - 1) / BN;
+        const int begin = first_step * layout.length, end = min(tiles, last_step * layout.length);
         const int first_packed = unit.row_tile * BM, count = min(BM, unit.packed - first_packed);
         const int head = unit.kv_head * group;
         const int* const unit_keys = keys + unit.keys_row * key_stride;
         const T* const k_head = k_pool + unit.kv_head * D;
         const T* const v_head = v_pool + unit.kv_head * D;
-        at += end - begin;
+        at += last_step - first_step;
 
         const auto load_tile = [&](int tile, int stage, const int* tile_slots) {
 #pragma unroll
@@ -374,21 +417,28 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
 #pragma unroll
                 for (int n = 0; n < NK / 8; n++)
                     scores[m][n][0] = scores[m][n][1] = scores[m][n][2] = scores[m][n][3] = 0.0f;
+            // What the next products are of is loaded before these are started.
+            constexpr int QK_STEPS = D / 16 * (NK / 16);
+            unsigned a[2][MT][4], b[2][4];
+            const auto load_qk = [&](int step) {
+                const int d = step / (NK / 16) * 16, n = step % (NK / 16) * 16;
+                load_matrices(b[step % 2], k_from + stage_bytes + (n * PITCH + d) * 2);
+                if (n == 0)
 #pragma unroll
-            for (int d = 0; d < D; d += 16) {
-                unsigned a[MT][4];
+                    for (int m = 0; m < MT; m++)
+                        load_matrices(a[d / 16 % 2][m], q_from + (m * 16 * PITCH + d) * 2);
+            };
+            load_qk(0);
 #pragma unroll
-                for (int m = 0; m < MT; m++)
-                    load_matrices(a[m], q_from + (m * 16 * PITCH + d) * 2);
+            for (int step = 0; step < QK_STEPS; step++) {
+                if (step + 1 < QK_STEPS) load_qk(step + 1);
+                const int d = step / (NK / 16), n = step % (NK / 16);
 #pragma unroll
-                for (int n = 0; n < NK / 16; n++) {
-                    unsigned b[4];
-                    load_matrices(b, k_from + stage_bytes + (n * 16 * PITCH + d) * 2);
-#pragma unroll
-                    for (int m = 0; m < MT; m++) {
-                        Numbers<T>::multiply(scores[m][2 * n], a[m], b[0], b[1]);
-                        Numbers<T>::multiply(scores[m][2 * n + 1], a[m], b[2], b[3]);
-                    }
+                for (int m = 0; m < MT; m++) {
+                    Numbers<T>::multiply(scores[m][2 * n], a[d % 2][m], b[step % 2][0],
+                                         b[step % 2][1]);
+                    Numbers<T>::multiply(scores[m][2 * n + 1], a[d % 2][m], b[step % 2][2],
+                                         b[step % 2][3]);
                 }
             }
 
@@ -462,18 +512,24 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                         weights[m][n / 2][n % 2 * 2 + half] = Numbers<T>::pair(one, two);
                     }
                 }
+            constexpr int PV_STEPS = QK_STEPS;
+            const auto load_pv = [&](int step) {
+                const int n = step / (D / 16) * 16, d = step % (D / 16) * 16;
+                load_transposed(b[step % 2], v_from + stage_bytes + (n * PITCH + d) * 2);
+            };
+            load_pv(0);
 #pragma unroll
-            for (int n = 0; n < NK / 16; n++)
+            for (int step = 0; step < PV_STEPS; step++) {
+                if (step + 1 < PV_STEPS) load_pv(step + 1);
+                const int n = step / (D / 16), d = step % (D / 16);
 #pragma unroll
-                for (int d = 0; d < D; d += 16) {
-                    unsigned b[4];
-                    load_transposed(b, v_from + stage_bytes + (n * 16 * PITCH + d) * 2);
-#pragma unroll
-                    for (int m = 0; m < MT; m++) {
-                        Numbers<T>::multiply(sums[m][d / 8], weights[m][n], b[0], b[1]);
-                        Numbers<T>::multiply(sums[m][d / 8 + 1], weights[m][n], b[2], b[3]);
-                    }
+                for (int m = 0; m < MT; m++) {
+                    Numbers<T>::multiply(sums[m][2 * d], weights[m][n], b[step % 2][0],
+                                         b[step % 2][1]);
+                    Numbers<T>::multiply(sums[m][2 * d + 1], weights[m][n], b[step % 2][2],
+                                         b[step % 2][3]);
                 }
+            }
         }
 
         // Warps that had the same rows put their parts together, in shared memory.
@@ -515,7 +571,7 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                 }
         }
         __syncthreads();
-        const bool whole = end - begin == unit.tiles;
+        const bool whole = end - begin == tiles;
         float* const part = parts + part_at<BM, D>(block, begin == 0);
         for (int i = thread; i < count * (D / 4); i += THREADS) {
             const int row = i / (D / 4), column = i % (D / 4) * 4;
@@ -549,34 +605,36 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
 
 // A warp for each row and query head: puts together the parts of a divided unit.
 template <typename T, int D, int BM, int BN>
-__global__ void __launch_bounds__(128)
-    merge(const Int* __restrict__ extents, int requests, int kv_heads, int group, int blocks,
-          const float* __restrict__ parts, int rows, T* __restrict__ out, Int out_stride) {
-    const int lane = threadIdx.x % 32, index = blockIdx.x * 4 + threadIdx.x / 32;
+__global__ void __launch_bounds__(256)
+    merge(const Int* __restrict__ extents, int requests, int kv_heads, int group,
+          const int* __restrict__ work, int blocks, const float* __restrict__ parts, int rows, T* __restrict__ out, Int out_stride) {
+    const int lane = threadIdx.x % 32, index = blockIdx.x * 8 + threadIdx.x / 32;
     const int heads = kv_heads * group, row = index / heads, head = index % heads;
     if (row >= rows) return;
-    const Layout layout{extents, requests, kv_heads, group};
-    int total = 0, first = -1, tiles = 0, packed = 0;
-    for (int base = 0; base < requests; base += 32) {
+    if (!__ldg(work + 2)) return;
+    const Layout layout{extents, requests, kv_heads, group, __ldg(work)};
+    const int total = __ldg(work + 1);
+    int before = 0, first = -1, steps = 0, packed = 0;
+    for (int base = 0; base < requests && first < 0; base += 32) {
         const Extent of = extent_of(layout, base + lane);
-        const int own = tiles_of<BM, BN>(layout, of), upto = total + sum_up_to(own);
+        const int own = steps_of<BM, BN>(layout, of), upto = before + sum_up_to(own);
         const unsigned here = __ballot_sync(~0u, of.start <= row && row < of.start + of.rows);
         if (here) {
             packed = (row - of.start) * group + head % group;
-            tiles = (of.num_keys + BN - 1) / BN;
+            steps = unit_steps<BN>(layout, of.num_keys);
             const int row_tiles = (of.rows * group + BM - 1) / BM;
-            first = upto - own + (head / group * row_tiles + packed / BM) * tiles;
+            first = upto - own + (head / group * row_tiles + packed / BM) * steps;
             const int from = __ffs(here) - 1;
             packed = __shfl_sync(~0u, packed, from);
-            tiles = __shfl_sync(~0u, tiles, from);
+            steps = __shfl_sync(~0u, steps, from);
             first = __shfl_sync(~0u, first, from);
         }
-        total = __shfl_sync(~0u, upto, 31);
+        before = __shfl_sync(~0u, upto, 31);
     }
-    if (first < 0 || tiles == 0) return;  // a row that is padding
+    if (first < 0 || steps < 2) return;  // a row that is padding, or a unit that is not divided
     blocks = min(blocks, total);
     const int begin = block_of(first, blocks, total);
-    const int end = block_of(first + tiles - 1, blocks, total);
+    const int end = block_of(first + steps - 1, blocks, total);
     if (begin == end) return;
     const int within = packed % BM;
     const auto weight_of = [&](int block) {

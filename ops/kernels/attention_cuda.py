@@ -20,7 +20,10 @@ FILE = "attention.cu"
 LARGEST_HEAD = 256
 PLAN_THREADS = 256
 PLAIN_THREADS = 128
-MERGE_WARPS = 4
+SHARE_THREADS = 256
+MERGE_WARPS = 8
+WORK_SIZE = 3
+"""int32 that say how work is shared out."""
 
 Arguments = list[Tensor | np.generic]
 
@@ -39,6 +42,7 @@ class Tile:
         keys: in a tile.
         stages: tiles in shared memory.
         blocks: at once on a multiprocessor.
+        shortest: tiles of keys that a block has at least, where there are enough.
     """
 
     size: int
@@ -48,6 +52,7 @@ class Tile:
     keys: int
     stages: int
     blocks: int
+    shortest: int = 1
 
     @property
     def rows(self) -> int:
@@ -116,28 +121,16 @@ def _blocks(tile: Tile, device: torch.device) -> int:
     return tile.blocks * _multiprocessors(index)
 
 
-def scratch_size(
-    rows: int,
-    requests: int,
-    group: int,
-    size: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    tile: Tile | None = None,
-) -> int:
-    """Bytes of scratch that :func:`tree_attention` wants for these shapes, in a launch.
-
-    Args:
-        rows: of the step, as captured.
-        requests: of the step, as captured.
-        group: query heads of a K/V head.
-        size: of a head.
-        dtype: of the numbers.
-        device: the card.
-        tile: if not as :func:`tile_for` says.
-    """
-    tile = tile or tile_for(rows, requests, group, size, dtype)
+def scratch_size(tile: Tile | None, device: torch.device) -> int:
+    """Bytes of scratch that a launch of :func:`tree_attention` wants."""
     return 0 if tile is None else _blocks(tile, device) * tile.scratch_bytes
+
+
+def most_scratch(size: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Bytes of scratch that are enough for launches of any rows and requests."""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return 1
+    return max([1, *(scratch_size(tile, device) for tile in TILES.get(size, {}).values())])
 
 
 def plan_attention(
@@ -152,8 +145,12 @@ def plan_attention(
     keys: Tensor,
     seen: Tensor,
     extents: Tensor,
+    work: Tensor,
+    kv_heads: int,
+    group: int,
+    tile: Tile | None,
 ) -> None:
-    """See :func:`specinfer.ops.attention.plan_attention`; how work is shared follows from it.
+    """See :func:`specinfer.ops.attention.plan_attention`.
 
     Args:
         positions: (rows,) int64, as is ``request``.
@@ -168,17 +165,22 @@ def plan_attention(
         seen: (rows, words) int64, written: which uncommitted nodes each row sees.
         extents: (requests, 4) int64, written: first row, row behind the last, number of keys, and
             how many of the last of them ``seen`` is asked about.
+        work: (:data:`WORK_SIZE`,) int32, written: how the work is shared out.
+        kv_heads: of each layer.
+        group: query heads of a K/V head.
+        tile: as :func:`tile_for` says for the launches that this is the plan of.
     """
+    rows, requests = len(positions), len(prefix_len)
     shares = -(-keys.shape[1] // (4 * PLAN_THREADS))
     launch(
         FILE,
         "plan_attention",
-        (len(prefix_len), 1 + min(64, shares)),
+        (requests, 1 + min(64, shares)),
         PLAN_THREADS,
         [
             positions,
             request,
-            np.int64(len(positions)),
+            np.int64(rows),
             prefix_len,
             chain_len,
             num_nodes,
@@ -195,6 +197,11 @@ def plan_attention(
             extents,
         ],
     )
+    if tile is not None:
+        blocks = _blocks(tile, positions.device)
+        sizes = (requests, kv_heads, group, tile.rows, tile.keys, blocks, tile.shortest)
+        arguments: Arguments = [extents, *map(np.int32, sizes), work]
+        launch(FILE, "share_out", (1,), SHARE_THREADS, arguments)
 
 
 def tree_attention(
@@ -204,10 +211,11 @@ def tree_attention(
     keys: Tensor,
     seen: Tensor,
     extents: Tensor,
+    work: Tensor,
     scratch: Tensor,
     out: Tensor,
     scale: float,
-    tile: Tile | None = None,
+    tile: Tile | None,
 ) -> None:
     """See :func:`specinfer.ops.attention.tree_attention`.
 
@@ -215,18 +223,18 @@ def tree_attention(
         q: (rows, heads x size), columns of a wider matrix or not.
         k: (slots, kv_heads, size) of a layer, contiguous.
         v: as ``k``.
-        keys: of the plan, as are ``seen`` and ``extents``.
+        keys: of the plan, as are ``seen``, ``extents`` and ``work``.
         seen: (rows, words).
         extents: (requests, 4).
+        work: of a plan for the same tile.
         scratch: at least :func:`scratch_size` bytes, of any content, overwritten.
         out: as ``q``, written.
         scale: multiplies the scores.
-        tile: how to work, if not as :func:`tile_for` says.
+        tile: as :func:`tile_for` says.
     """
     rows, (_, kv_heads, size) = len(q), k.shape
     heads = q.shape[1] // size
     group, requests = heads // kv_heads, len(extents)
-    tile = tile or tile_for(rows, requests, group, size, q.dtype)
     given: Arguments = [q, np.int64(q.stride(0)), k, v]
     given += [keys, np.int64(keys.stride(0)), seen, np.int64(seen.stride(0))]
     layout: Arguments = [extents, np.int32(requests), np.int32(kv_heads), np.int32(group)]
@@ -239,10 +247,10 @@ def tree_attention(
     blocks = _blocks(tile, q.device)
     launch(
         FILE,
-        f"tree_attention<{kind}, {', '.join(map(str, astuple(tile)))}>",
+        f"tree_attention<{kind}, {', '.join(map(str, astuple(tile)[:-1]))}>",
         (blocks,),
         tile.threads,
-        [*given, *layout, scratch, *rest, np.float32(scale)],
+        [*given, *layout, work, scratch, *rest, np.float32(scale)],
         shared_bytes=tile.shared_bytes,
     )
     launch(
@@ -250,7 +258,7 @@ def tree_attention(
         f"merge<{kind}, {size}, {tile.rows}, {tile.keys}>",
         (-(-rows * heads // MERGE_WARPS),),
         32 * MERGE_WARPS,
-        [*layout, np.int32(blocks), scratch, np.int32(rows), *rest],
+        [*layout, work, np.int32(blocks), scratch, np.int32(rows), *rest],
     )
 
 

@@ -9,6 +9,11 @@
 // Numbers are compared by keys, which differ for all tokens of a row: the logit above, and below it
 // the token, of which lower ones have higher keys. NaN is below all numbers.
 //
+// Probabilities are never stored: a row's are a function of its logits and of four numbers that a
+// few passes over the row find (`Law`), and what rejected proposals leave of them is a function of
+// these and of what the proposals were drawn from. Masses are added up as integers: their sums do
+// not depend on an order.
+//
 // instances: likeliest<float, 4>, likeliest<__half, 8>, likeliest<__nv_bfloat16, 8>
 // instances: likeliest<float, 1>, likeliest<__half, 1>, likeliest<__nv_bfloat16, 1>
 // instances: top_k<float, 4>, top_k<__half, 8>, top_k<__nv_bfloat16, 8>
@@ -16,6 +21,14 @@
 // instances: follow_known
 // instances: greedy_walk<float, 4>, greedy_walk<__half, 8>, greedy_walk<__nv_bfloat16, 8>
 // instances: greedy_walk<float, 1>, greedy_walk<__half, 1>, greedy_walk<__nv_bfloat16, 1>
+// instances: process<float, 4>, process<__half, 8>, process<__nv_bfloat16, 8>
+// instances: process<float, 1>, process<__half, 1>, process<__nv_bfloat16, 1>
+// instances: sample_rows<float, 4>, sample_rows<__half, 8>, sample_rows<__nv_bfloat16, 8>
+// instances: sample_rows<float, 1>, sample_rows<__half, 1>, sample_rows<__nv_bfloat16, 1>
+// instances: naive_walk<float, 4>, naive_walk<__half, 8>, naive_walk<__nv_bfloat16, 8>
+// instances: naive_walk<float, 1>, naive_walk<__half, 1>, naive_walk<__nv_bfloat16, 1>
+// instances: mss_walk<float, 4>, mss_walk<__half, 8>, mss_walk<__nv_bfloat16, 8>
+// instances: mss_walk<float, 1>, mss_walk<__half, 1>, mss_walk<__nv_bfloat16, 1>
 #include "packs.cuh"
 
 typedef long long Int;
@@ -367,4 +380,333 @@ __global__ void __launch_bounds__(WALK_THREADS)
                    [&](float x, int token) { own.offer(x, token); });
         return likeliest_of(block_max(own.key(), warps));
     });
+}
+
+// A number in (0, 1): see ops/noise.py, of which it has every bit.
+__device__ inline double uniform(Key key, Key place) {
+    Key z = key + (place + 1) * 0x9E3779B97F4A7C15ull;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    return (static_cast<double>(z >> 11) + 0.5) * 0x1p-53;
+}
+
+#define BINS WALK_THREADS
+#define MOST_LEVELS 32
+#define MOST_TRIALS 64
+
+// Of a weight of at most 1. That of all tokens of a row is less than 2^63.
+__device__ inline Key mass_of(float weight) { return __float2ull_rn(weight * 0x1p44f); }
+
+// One over a mass.
+__device__ inline float share_of(Key mass) {
+    return static_cast<float>(0x1p44 / static_cast<double>(mass));
+}
+
+// Of a block of WALK_THREADS.
+struct Scratch {
+    Key warps[32];
+    Key parts[32];                    // masses of the parts of a range of tokens
+    unsigned low[BINS], high[BINS];  // halves of what lies in each bin
+    int bin;
+    Key before;
+};
+
+__device__ inline Key warp_sum(Key value) {
+    for (int other = 16; other > 0; other /= 2) value += __shfl_xor_sync(~0u, value, other);
+    return value;
+}
+
+// The sum over a block, for every thread. `warps` may be used again at once.
+__device__ inline Key block_total(Key value, Key* warps) {
+    value = warp_sum(value);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = warp_sum(warps[threadIdx.x % 32]);
+    __syncthreads();
+    return value;
+}
+
+// What a row's next token is drawn from.
+struct Law {
+    float most;        // the largest logit
+    float scale;       // one over the temperature
+    float least;       // logits below it are cut
+    float min_weight;  // weights below it are cut
+    int only;          // temperature 0: this token; else -1
+    bool is_broken;    // there is none: a logit is no number, or none is above -inf
+
+    // Relative to that of the likeliest token.
+    __device__ float weight(float x, int token) const {
+        if (only >= 0) return token == only ? 1.0f : 0.0f;
+        if (!(x >= least)) return 0.0f;
+        const float weight = expf((x - most) * scale);
+        return weight >= min_weight ? weight : 0.0f;
+    }
+};
+
+// The largest logit such that those not below it measure as much as is wanted: so many tokens, or
+// (IS_MASS) that share of the mass of all. It is looked for from `bottom` to `top`: they are divided
+// into bins, and then the bin that it is in, until that has one number only.
+template <bool IS_MASS, typename T, int N>
+__device__ inline float cut(const T* row, int vocabulary, const Law& law, float bottom, float top,
+                            double wanted, Scratch& scratch) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    Key above = 0, need = static_cast<Key>(wanted);
+    for (int level = 0; level < MOST_LEVELS && bottom < top; level++) {
+        const float bins = BINS / (top - bottom);
+        const auto bin_of = [&](float x) {
+            return x >= bottom && x <= top ? min(__float2int_rz((top - x) * bins), BINS - 1) : -1;
+        };
+        scratch.low[threadIdx.x] = scratch.high[threadIdx.x] = 0;
+        if (threadIdx.x == 0) scratch.bin = -1;
+        __syncthreads();
+        Key all = 0;
+        each<T, N>(row, vocabulary, [&](float x, int token) {
+            const int bin = bin_of(x);
+            if (!IS_MASS) {
+                if (bin >= 0) atomicAdd(&scratch.low[bin], 1u);
+                return;
+            }
+            if (level > 0 && bin < 0) return;
+            const Key mass = mass_of(law.weight(x, token));
+            all += mass;
+            if (bin < 0) return;
+            const unsigned low = static_cast<unsigned>(mass);
+            const unsigned old = atomicAdd(&scratch.low[bin], low);
+            const unsigned carried = high(mass) + (old + low < old);
+            if (carried) atomicAdd(&scratch.high[bin], carried);
+        });
+        if (IS_MASS && level == 0)
+            need = static_cast<Key>(ceil(wanted * static_cast<double>(
+                                             block_total(all, scratch.warps))));
+        __syncthreads();
+        const Key own = static_cast<Key>(scratch.high[threadIdx.x]) << 32 | scratch.low[threadIdx.x];
+        Key reached = own;
+        for (int by = 1; by < 32; by *= 2) {
+            const Key other = __shfl_up_sync(~0u, reached, by);
+            if (lane >= by) reached += other;
+        }
+        if (lane == 31) scratch.warps[warp] = reached;
+        __syncthreads();
+        reached += above;
+        for (int other = 0; other < warp; other++) reached += scratch.warps[other];
+        if (reached >= need && reached - own < need) {
+            scratch.bin = threadIdx.x;
+            scratch.before = reached - own;
+        }
+        __syncthreads();
+        const int bin = scratch.bin;
+        if (bin < 0) return bottom;  // all that there is
+        above = scratch.before;
+        unsigned largest = 0, smallest = 0;  // of it, the order of numbers turned round
+        each<T, N>(row, vocabulary, [&](float x, int) {
+            if (bin_of(x) != bin) return;
+            largest = max(largest, ordered(x));
+            smallest = max(smallest, ~ordered(x));
+        });
+        top = number(static_cast<unsigned>(block_max(largest, scratch.warps)));
+        bottom = number(~static_cast<unsigned>(block_max(smallest, scratch.warps)));
+    }
+    return bottom;
+}
+
+// A row's law. `params`: temperature, top_k, top_p and min_p, see scheduler/sampling/process.py.
+template <typename T, int N>
+__device__ inline Law law_of(const T* row, int vocabulary, const double* params,
+                             Scratch& scratch) {
+    Best own;
+    unsigned turned = 0;  // of the smallest number above -inf
+    bool has_nan = false;
+    each<T, N>(row, vocabulary, [&](float x, int token) {
+        own.offer(x, token);
+        if (x > -infinity()) turned = max(turned, ~ordered(x));
+        has_nan |= x != x;
+    });
+    const Key best = block_max(own.key(), scratch.warps);
+    const float lowest = number(~static_cast<unsigned>(block_max(turned, scratch.warps)));
+    Law law;
+    law.most = number(high(best));
+    law.is_broken = __syncthreads_or(has_nan) || best == 0 || law.most == infinity();
+    law.only = params[0] == 0 ? token_of(best) : -1;
+    law.scale = fminf(static_cast<float>(1 / params[0]), 3e38f);
+    law.least = -infinity();
+    law.min_weight = 0.0f;
+    if (law.is_broken || law.only >= 0) return law;
+    if (params[1] > 0 && params[1] < vocabulary)
+        law.least = cut<false, T, N>(row, vocabulary, law, lowest, law.most, params[1], scratch);
+    if (params[2] < 1) {
+        // All that weigh less together weigh less than half of what may be missing.
+        const double floor = log((1 - params[2]) / (2.0 * vocabulary));
+        const float bottom = law.most + static_cast<float>(floor) / law.scale;
+        law.least = cut<true, T, N>(row, vocabulary, law, fmaxf(fmaxf(bottom, lowest), law.least),
+                                    law.most, params[2], scratch);
+    }
+    law.min_weight = static_cast<float>(params[3]);
+    return law;
+}
+
+// Masses of tokens [begin, end), of each thirty-second of them by itself in `scratch.parts`.
+template <typename Weight>
+__device__ inline Key measure(int begin, int end, Weight weight, Scratch& scratch) {
+    const int part = (end - begin + 31) / 32, lane = threadIdx.x % 32;
+    const int from = begin + static_cast<int>(threadIdx.x / 32) * part, to = min(from + part, end);
+    Key mass = 0;
+#pragma unroll 8
+    for (int token = from + lane; token < to; token += 32) mass += mass_of(weight(token));
+    mass = warp_sum(mass);
+    __syncthreads();  // the last parts were read
+    if (lane == 0) scratch.parts[threadIdx.x / 32] = mass;
+    __syncthreads();
+    return warp_sum(scratch.parts[lane]);
+}
+
+// The first token behind which there is more than a share `u` of the mass, once all was measured.
+template <typename Weight>
+__device__ inline Int pick(int vocabulary, Key total, double u, Weight weight, Scratch& scratch) {
+    Key left = min(static_cast<Key>(u * static_cast<double>(total)), total - 1);
+    int begin = 0, end = vocabulary;
+    while (true) {
+        const int length = (end - begin + 31) / 32;
+        int part = 0;
+        while (part < 31 && left >= scratch.parts[part]) left -= scratch.parts[part++];
+        begin += part * length;
+        end = min(begin + length, end);
+        if (end - begin == 1) return begin;
+        measure(begin, end, weight, scratch);
+    }
+}
+
+// A draw from a row; -1 if that has no law.
+template <typename T, int N>
+__device__ inline Int draw(const T* row, int vocabulary, const double* params, double u,
+                           Scratch& scratch) {
+    const Law law = law_of<T, N>(row, vocabulary, params, scratch);
+    if (law.is_broken) return -1;
+    const auto weight = [&](int token) { return law.weight(wide(row[token]), token); };
+    return pick(vocabulary, measure(0, vocabulary, weight, scratch), u, weight, scratch);
+}
+
+// A block for each row: its probabilities; NaN if it has no law.
+template <typename T, int N>
+__global__ void __launch_bounds__(WALK_THREADS)
+    process(const T* logits, Int row_stride, int vocabulary, const double* params,
+            float* probabilities, Int probabilities_stride) {
+    __shared__ Scratch scratch;
+    const T* row = logits + blockIdx.x * row_stride;
+    probabilities += blockIdx.x * probabilities_stride;
+    const Law law = law_of<T, N>(row, vocabulary, params + blockIdx.x * 4, scratch);
+    const auto weight = [&](int token) { return law.weight(wide(row[token]), token); };
+    float share = infinity() - infinity();
+    if (!law.is_broken) share = share_of(measure(0, vocabulary, weight, scratch));
+    for (int token = threadIdx.x; token < vocabulary; token += blockDim.x)
+        probabilities[token] = weight(token) * share;
+}
+
+// A block for each row: a token drawn with the number of its key that stands at its place.
+template <typename T, int N>
+__global__ void __launch_bounds__(WALK_THREADS)
+    sample_rows(const T* logits, Int row_stride, int vocabulary, const double* params,
+                const Key* keys, const Key* places, Int* tokens) {
+    __shared__ Scratch scratch;
+    const int row = blockIdx.x;
+    const Int token = draw<T, N>(logits + row * row_stride, vocabulary, params + row * 4,
+                                 uniform(keys[row], places[row]), scratch);
+    if (threadIdx.x == 0) tokens[row] = token;
+}
+
+// A block for each tree: the walk along tokens that are drawn independently. `keys`: of coins (not
+// tossed), and of draws.
+template <typename T, int N>
+__global__ void __launch_bounds__(WALK_THREADS)
+    naive_walk(const T* logits, Int row_stride, int vocabulary, const double* params,
+               const Key* keys, const Int* rows, const Int* tokens, const Int* parents,
+               const Int* first, const Int* counts, Int* path_nodes, Int* path_tokens,
+               Int* path_counts, int columns) {
+    __shared__ Scratch scratch;
+    const Tree tree(rows, tokens, parents, first, counts);
+    Key asked = 0;
+    follow(tree, Path(path_nodes, path_tokens, path_counts, columns), [&](int node) {
+        return draw<T, N>(logits + tree.rows[node] * row_stride, vocabulary,
+                          params + blockIdx.x * 4, uniform(keys[blockIdx.x * 2 + 1], ++asked),
+                          scratch);
+    });
+}
+
+// A proposal that was rejected.
+struct Rejection {
+    float share;       // one over the mass of what it was tried against
+    const float* row;  // what it was drawn from; null: it was certain
+    Int token;
+};
+
+// A block for each tree: multi-step speculative sampling, see scheduler/verifiers/mss.py. `keys`:
+// of coins, and of draws. Behind each node, `trial_counts` proposals from `trial_first` on: the
+// child, and the row of `drawn_from` that it was drawn from, -1 if it was certain. Proposals behind
+// the first 64 of a node are not tried.
+template <typename T, int N>
+__global__ void __launch_bounds__(WALK_THREADS)
+    mss_walk(const T* logits, Int row_stride, int vocabulary, const double* params,
+             const Key* keys, const float* drawn_from, Int drawn_stride, const Int* trial_first,
+             const Int* trial_counts, const Int* trial_nodes, const Int* trial_rows,
+             const Int* rows, const Int* tokens, const Int* parents, const Int* first,
+             const Int* counts, Int* path_nodes, Int* path_tokens, Int* path_counts,
+             int columns) {
+    __shared__ Scratch scratch;
+    __shared__ Rejection rejections[MOST_TRIALS];
+    const Tree tree(rows, tokens, parents, first, counts);
+    Path path(path_nodes, path_tokens, path_counts, columns);
+    if (tree.count == 0) return path.none();
+    int node = 0, accepted = 0;
+    Key asked = 0;
+    while (true) {
+        const T* row = logits + tree.rows[node] * row_stride;
+        const Law law = law_of<T, N>(row, vocabulary, params + blockIdx.x * 4, scratch);
+        if (law.is_broken) return path.end(accepted, -1);
+        int rejected = 0;
+        const auto weight = [&](int token) {
+            float left = law.weight(wide(row[token]), token);
+            for (int i = 0; i < rejected; i++) {
+                const Rejection& by = rejections[i];
+                left *= by.share;
+                if (by.row) left = fmaxf(left - by.row[token], 0.0f);
+                else if (token == by.token) left = 0.0f;
+            }
+            return left;
+        };
+        Key total = measure(0, vocabulary, weight, scratch);
+        const Int trial = trial_first[first[blockIdx.x] + node];
+        const bool has_room = accepted + 1 < columns;
+        const int trials =
+            has_room ? min(static_cast<int>(trial_counts[first[blockIdx.x] + node]), MOST_TRIALS) : 0;
+        int child = -1;
+        for (int i = 0; i < trials; i++) {
+            const int its = trial_nodes[trial + i];
+            const Int token = tree.tokens[its], from = trial_rows[trial + i];
+            const float* drawn = from < 0 ? nullptr : drawn_from + from * drawn_stride;
+            const float share = share_of(total);
+            const double odds =
+                static_cast<double>(weight(token) * share) / (drawn ? drawn[token] : 1.0f);
+            if (uniform(keys[blockIdx.x * 2], ++asked) < odds) {
+                child = its;
+                break;
+            }
+            if (threadIdx.x == 0) rejections[rejected] = {share, drawn, token};
+            __syncthreads();
+            rejected++;
+            const Key left = measure(0, vocabulary, weight, scratch);
+            if (left == 0) {  // it was impossible but for rounding
+                rejected--;
+                measure(0, vocabulary, weight, scratch);
+            } else {
+                total = left;
+            }
+        }
+        if (child < 0) {
+            const double u = uniform(keys[blockIdx.x * 2 + 1], ++asked);
+            return path.end(accepted, pick(vocabulary, total, u, weight, scratch));
+        }
+        path.accept(accepted++, child, tree.tokens[child]);
+        node = child;
+    }
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from specinfer.ops.kernels.attention_cuda import (
     TILES,
+    WORK_SIZE,
+    Tile,
     plan_attention,
     scratch_size,
     tile_for,
@@ -74,15 +77,16 @@ def random_case(generator: random.Random, most_keys: int, most_rows: int) -> Cas
 
 @dataclass
 class Step:
-    """What a plan is given, the plan, and which keys each row sees (None: a row of padding)."""
+    """What a plan is given, what it fills, and which keys each row sees (None: it is padding)."""
 
+    inputs: list[Tensor]
     plan: tuple[Tensor, Tensor, Tensor]
     visible: list[list[int] | None]
     slots: int
 
 
 def make_step(cases: list[Case], padding: int, generator: random.Random) -> Step:
-    """Plan cases on the GPU, with rows of padding behind them."""
+    """Cases on the GPU, with rows of padding behind them."""
     most = max(len(case.parents) + case.chain for case in cases)
     pages_each = max(-(-case.prefix // PAGE) for case in cases) + 1
     order = list(range(len(cases) * pages_each))
@@ -120,9 +124,8 @@ def make_step(cases: list[Case], padding: int, generator: random.Random) -> Step
     extents = torch.full((len(cases), 4), -7)
     plan = (keys.cuda(), seen.cuda(), extents.cuda())
     tables = [torch.tensor(values).cuda() for values in given]
-    tables += [pages.cuda(), tree.cuda(), torch.tensor(signed).cuda(), *plan]
-    plan_attention(*tables)
-    return Step(plan, visible, first + len(cases) * most)
+    tables += [pages.cuda(), tree.cuda(), torch.tensor(signed).cuda()]
+    return Step(tables, plan, visible, first + len(cases) * most)
 
 
 def poison(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
@@ -157,13 +160,15 @@ def check(
         if visible is not None
     }
     chosen = tile_for(rows, len(cases), group, size, dtype)
-    tiles = TILES[size].values() if chosen else [None]
+    tiles: list[Tile | None] = [*TILES[size].values()] if chosen else [None]
     for tile in tiles:
-        needed = scratch_size(rows, len(cases), group, size, dtype, q.device, tile)
-        scratch = torch.full((needed // 4,), NAN, device="cuda")
+        work = torch.full((WORK_SIZE,), -1, dtype=torch.int32, device="cuda")
+        plan: Any = (*step.inputs, *step.plan, work, kv_heads, group, tile)
+        plan_attention(*plan)
+        scratch = torch.full((scratch_size(tile, q.device) // 4,), NAN, device="cuda")
         outs = [poison(rows, heads * size, dtype) for _ in range(2)]
         for out in outs:
-            tree_attention(q, k, v, *step.plan, scratch, out, scale, tile)
+            tree_attention(q, k, v, *step.plan, work, scratch, out, scale, tile)
         for row, at_row in right.items():
             found = outs[0][row].view(heads, size).double()
             off = (found - at_row).abs().max() / (1 + at_row.abs().max())

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from unit.ops.apply import run_variant
-from unit.ops.test_attention import make_step, random_case
+from unit.ops.test_attention import heads_of, make_step, random_case
 
-from specinfer.ops.attention import plan_attention, tree_attention, write_kv
+from specinfer.ops.attention import plan_attention, scratch_bytes, tree_attention, write_kv
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 
@@ -31,11 +31,11 @@ def on_gpu(given: Any, dtype: torch.dtype) -> Any:
 def test_every_row_attends_to_its_own_token_path(seed: int, dtype: torch.dtype) -> None:
     generator = random.Random(seed)
     kv_heads = generator.choice([1, 2, 3])
-    heads = kv_heads * generator.choice([1, 2, 3, 6, 7])
+    num_heads = kv_heads * generator.choice([1, 2, 3, 6, 7])
     size = generator.choice([64, 96, 128, 256])
     scale = generator.uniform(0.5, 1) * size**-0.5
     cases = [random_case(generator) for _ in range(generator.randint(1, 4))]
-    step = make_step(cases, heads, kv_heads, size, scale, seed)
+    step = make_step(cases, num_heads, kv_heads, size, scale, seed)
     rows, requests, pages, tree, ancestors, kv, q, k, v, slots = (
         on_gpu(given, dtype)
         for given in (
@@ -55,10 +55,23 @@ def test_every_row_attends_to_its_own_token_path(seed: int, dtype: torch.dtype) 
     keys = torch.full((len(pages), num_keys), 3, dtype=torch.int32, device="cuda")
     seen = torch.full((len(q), -(-tree.shape[1] // 64)), -1, device="cuda")
     extents = torch.full((len(pages), 4), -7, device="cuda")
-    work = torch.zeros(1, dtype=torch.int32, device="cuda")
-    scratch = torch.zeros(1, 1, dtype=torch.uint8, device="cuda")
+    work = torch.zeros(2, dtype=torch.int32, device="cuda")
+    heads = heads_of(q, kv)
+    size = scratch_bytes(heads, "cuda")
+    scratch = torch.full((kv_heads, size), 255, dtype=torch.uint8, device="cuda")
     run_variant(
-        plan_attention, "cuda", rows, requests, pages, tree, ancestors, keys, seen, extents, work
+        plan_attention,
+        "cuda",
+        rows,
+        requests,
+        pages,
+        tree,
+        ancestors,
+        keys,
+        seen,
+        extents,
+        work,
+        heads,
     )
     run_variant(write_kv, "cuda", k, v, slots, kv)
     out = torch.full_like(q, NAN)

@@ -221,7 +221,7 @@ def test_refuses_attention_layers_that_differ() -> None:
     x = graph.op("embedding", graph.tokens, weight="e", vocabulary=9, features=16)
     graph.op("attention", x, x, x, head_size=8, scale=1.0)
     graph.op("attention", x, x, x, head_size=4, scale=1.0)
-    with pytest.raises(GraphError, match=r"\[\(2, 8\), \(4, 4\)\], expected one for all layers"):
+    with pytest.raises(GraphError, match=r"\[\(2, 2, 8\), \(4, 4, 4\)\], expected one for"):
         compile_graph(graph)
 
 

@@ -21,6 +21,7 @@ from unit.ops.apply import run_variant
 from specinfer.ops.attention import (
     ATTENTION,
     PAGE_SLOTS,
+    HeadShape,
     commit_kv,
     plan_attention,
     tree_attention,
@@ -176,6 +177,12 @@ def make_step(
     )
 
 
+def heads_of(q: Tensor, kv: SimpleNamespace) -> HeadShape:
+    """The shape of the attention that these are for."""
+    *_, kv_heads, size = kv.k.shape
+    return HeadShape(kv_heads, q.shape[1] // (kv_heads * size), size, q.dtype)
+
+
 def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """Run the tasks; return their result, and the plan's ``keys`` and which of them are seen."""
     num_keys = step.pages.shape[1] * PAGE_SLOTS + step.tree.shape[1]
@@ -184,7 +191,7 @@ def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tenso
         (requests, num_keys), 3, dtype=torch.int32
     )  # a slot of the null page: nobody may look at it
     seen = torch.full((len(step.q), -(-step.tree.shape[1] // 64)), -1)
-    work = torch.zeros(1, dtype=torch.int32)
+    work = torch.zeros(2, dtype=torch.int32)
     scratch = torch.zeros(1, 1, dtype=torch.uint8)
     extents = torch.full((requests, EXTENT), -7)
     plan_attention(
@@ -197,6 +204,7 @@ def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tenso
         seen,
         extents,
         work,
+        heads_of(step.q, step.kv),
     )
     out = torch.full_like(step.q, NAN)
     run_variant(write_kv, kind, step.k, step.v, step.slots, step.kv)
