@@ -17,13 +17,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import median, stdev
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.report import Row, markdown, write
-from specinfer.ops.kernels.attention_cuda import plan_attention, scratch_size, tree_attention
+from specinfer.ops.kernels.attention_cuda import (
+    WORK_SIZE,
+    Tile,
+    plan_attention,
+    scratch_size,
+    tile_for,
+    tree_attention,
+)
 
 HEADS, SIZE, PAGE = 32, 128, 16
 SCALE = SIZE**-0.5
@@ -50,6 +58,11 @@ class Shape:
     def rows(self) -> int:
         """Of the step."""
         return self.requests * self.nodes
+
+    @property
+    def group(self) -> int:
+        """Query heads of a K/V head."""
+        return HEADS // self.kv_heads
 
     @property
     def kv_bytes(self) -> int:
@@ -140,26 +153,32 @@ class Step:
         self.kv = torch.randn(
             2, self.layers, first + shape.rows, shape.kv_heads, SIZE, device="cuda"
         ).bfloat16()
-        group = HEADS // shape.kv_heads
-        bytes_ = scratch_size(shape.rows, requests, group, SIZE, self.q.dtype, self.q.device)
-        self.scratch = torch.empty(bytes_, dtype=torch.uint8, device="cuda")
         self.out = torch.full_like(self.q, torch.nan)
+        self.work = torch.zeros(WORK_SIZE, dtype=torch.int32, device="cuda")
+        self.use(tile_for(shape.rows, requests, shape.group, SIZE, self.q.dtype))
+
+    def use(self, tile: Tile | None) -> None:
+        """Plan with a tile."""
+        self.tile = tile
+        size = scratch_size(tile, self.q.device)
+        self.scratch = torch.empty(size, dtype=torch.uint8, device="cuda")
         self.plan(0)
 
     def plan(self, _: int) -> None:
         """Plan the step."""
-        plan_attention(*self.planned)
+        given: Any = (*self.planned, self.work, self.shape.kv_heads, self.shape.group, self.tile)
+        plan_attention(*given)
 
     def attend(self, layer: int) -> None:
         """Ours, of a layer."""
         k, v = self.kv[:, layer]
-        plan = (self.keys, self.seen, self.extents)
-        tree_attention(self.q[layer], k, v, *plan, self.scratch, self.out[layer], SCALE)
+        plan = (self.keys, self.seen, self.extents, self.work)
+        tree_attention(self.q[layer], k, v, *plan, self.scratch, self.out[layer], SCALE, self.tile)
 
     def peer(self) -> Callable[[int], None]:
         """Torch's attention; query heads of a K/V head are rows, as in ours."""
         shape = self.shape
-        mask = self._mask().repeat_interleave(HEADS // shape.kv_heads, 1)[:, None]
+        mask = self._mask().repeat_interleave(shape.group, 1)[:, None]
         query = self.q.view(self.layers, shape.requests, shape.nodes, shape.kv_heads, -1, SIZE)
         query = query.transpose(2, 3).reshape(self.layers, shape.requests, shape.kv_heads, -1, SIZE)
         kv = self.kv[:, :, self.keys.long()].transpose(3, 4).contiguous()

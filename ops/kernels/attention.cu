@@ -316,8 +316,8 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                    float* __restrict__ parts, T* __restrict__ out, Int out_stride, float scale) {
     constexpr int BM = MT * WM * 16, THREADS = WM * WN * 32, NK = BN / WN;
     constexpr int PITCH = D + 8;  // so that eight rows lie in different banks
-    constexpr int CHUNKS = D / 8, WIDE_PITCH = D + 8;
-    static_assert(WN * BM * WIDE_PITCH * 4 <= STAGES * BN * PITCH * 4, "sums fit into the stages");
+    constexpr int CHUNKS = D / 8, WIDE_PITCH = D + 8, COPIES = BN * CHUNKS / THREADS;
+    static_assert(WN == 1 || WN * BM * WIDE_PITCH * 4 <= STAGES * BN * PITCH * 4, "sums fit into the stages");
     extern __shared__ __align__(16) char shared[];
     T* const shared_q = reinterpret_cast<T*>(shared);
     T* const stages = shared_q + BM * PITCH;
@@ -354,13 +354,14 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
         const T* const v_head = v_pool + unit.kv_head * D;
         at += last_step - first_step;
 
-        const auto load_tile = [&](int tile, int stage, const int* tile_slots) {
+        // Slots first, then all copies: a copy after each slot would wait for each.
+        const auto load_tile = [&](int tile, int stage, const int(&slot)[COPIES]) {
 #pragma unroll
-            for (int i = 0; i < BN * CHUNKS / THREADS; i++) {
+            for (int i = 0; i < COPIES; i++) {
                 const int row = (thread + i * THREADS) / CHUNKS;
                 const int chunk = (thread + i * THREADS) % CHUNKS * 8;
                 const bool given = tile * BN + row < unit.num_keys;
-                const Int from = given ? tile_slots[row] * slot_stride + chunk : 0;
+                const Int from = given ? slot[i] * slot_stride + chunk : 0;
                 const unsigned to = address(stages + (stage * 2 * BN + row) * PITCH + chunk);
                 copy16(to, k_head + from, given);
                 copy16(to + BN * PITCH * 2, v_head + from, given);
@@ -372,6 +373,15 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                 copy4(address(slots + tile % STAGES * BN + thread), unit_keys + key);
         };
 
+        int first_slots[STAGES - 1][COPIES];
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; i++)
+#pragma unroll
+            for (int j = 0; j < COPIES; j++) {
+                const int key = (begin + i) * BN + (thread + j * THREADS) / CHUNKS;
+                first_slots[i][j] = key < unit.num_keys ? __ldg(unit_keys + key) : 0;
+            }
+#pragma unroll 4
         for (int i = thread; i < BM * CHUNKS; i += THREADS) {
             const int row = i / CHUNKS, chunk = i % CHUNKS * 8, packed = first_packed + row;
             const T* from = q;
@@ -383,7 +393,7 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
 #pragma unroll
         for (int i = 0; i < STAGES - 1; i++) {
             const int tile = begin + i;
-            if (tile < end) load_tile(tile, i, unit_keys + tile * BN);
+            if (tile < end) load_tile(tile, i, first_slots[i]);
             load_slots(tile + STAGES - 1);
             end_of_group();
         }
@@ -403,7 +413,13 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
             wait_for_groups<STAGES - 2>();
             __syncthreads();
             const int next = tile + STAGES - 1;
-            if (next < end) load_tile(next, free_stage, slots + next % STAGES * BN);
+            if (next < end) {
+                int slot[COPIES];
+#pragma unroll
+                for (int i = 0; i < COPIES; i++)
+                    slot[i] = slots[next % STAGES * BN + (thread + i * THREADS) / CHUNKS];
+                load_tile(next, free_stage, slot);
+            }
             load_slots(next + STAGES - 1);
             end_of_group();
             const unsigned stage_bytes = stage * 2 * BN * PITCH * 2;
@@ -532,38 +548,73 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
             }
         }
 
-        // Warps that had the same rows put their parts together, in shared memory.
+        const bool whole = end - begin == tiles;
+        float* const part = parts + part_at<BM, D>(block, begin == 0);
+        const auto out_row = [&](int row) {
+            const int packed = first_packed + row;
+            return out + (unit.start + packed / group) * out_stride +
+                   static_cast<Int>(head + packed % group) * D;
+        };
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                totals[m][half] += __shfl_xor_sync(~0u, totals[m][half], 1);
+                totals[m][half] += __shfl_xor_sync(~0u, totals[m][half], 2);
+            }
         wait_for_groups<0>();
+        if constexpr (WN == 1) {
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const int row = (wm * MT + m) * 16 + half * 8 + lane / 4;
+                    if (row >= count) continue;
+                    const float total = totals[m][half];
+                    if (whole) {
+                        const float over = total > 0 ? 1.0f / total : 0.0f;
+                        T* const to = out_row(row) + lane % 4 * 2;
+#pragma unroll
+                        for (int d = 0; d < D / 8; d++)
+                            *reinterpret_cast<unsigned*>(to + d * 8) = Numbers<T>::pair(
+                                sums[m][d][half * 2] * over, sums[m][d][half * 2 + 1] * over);
+                    } else {
+                        float* const to = part + row * D + lane % 4 * 2;
+#pragma unroll
+                        for (int d = 0; d < D / 8; d++)
+                            *reinterpret_cast<float2*>(to + d * 8) =
+                                make_float2(sums[m][d][half * 2], sums[m][d][half * 2 + 1]);
+                        if (lane % 4 == 0)
+                            *reinterpret_cast<float2*>(part + BM * D + row * 2) =
+                                make_float2(most[m][half] * by, total);
+                    }
+                }
+            __syncthreads();
+            continue;
+        }
+
+        // Warps that had the same rows put their parts together, in shared memory.
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                if (lane % 4 == 0)
+                    all_most[wn * BM + (wm * MT + m) * 16 + half * 8 + lane / 4] =
+                        most[m][half] * by;
         __syncthreads();
         if (active) {
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    float& sum = totals[m][half];
-                    sum += __shfl_xor_sync(~0u, sum, 1);
-                    sum += __shfl_xor_sync(~0u, sum, 2);
-                    if (lane % 4 == 0)
-                        all_most[wn * BM + (wm * MT + m) * 16 + half * 8 + lane / 4] =
-                            most[m][half] * by;
-                }
-        }
-        if (WN > 1) __syncthreads();
-        if (active) {
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
                     const int row = (wm * MT + m) * 16 + half * 8 + lane / 4;
-                    float keep = 1.0f;
-                    if (WN > 1) {
-                        float best = -INFINITY;
-                        for (int w = 0; w < WN; w++) best = fmaxf(best, all_most[w * BM + row]);
-                        keep = best == -INFINITY ? 1.0f : exp_of_2(most[m][half] * by - best);
-                    }
+                    float best = -INFINITY;
+#pragma unroll
+                    for (int w = 0; w < WN; w++) best = fmaxf(best, all_most[w * BM + row]);
+                    const float keep =
+                        best == -INFINITY ? 1.0f : exp_of_2(most[m][half] * by - best);
                     if (lane % 4 == 0) all_total[wn * BM + row] = totals[m][half] * keep;
-                    float* const to =
-                        all_sums + (wn * BM + row) * WIDE_PITCH + lane % 4 * 2;
+                    float* const to = all_sums + (wn * BM + row) * WIDE_PITCH + lane % 4 * 2;
 #pragma unroll
                     for (int d = 0; d < D / 8; d++)
                         *reinterpret_cast<float2*>(to + d * 8) = make_float2(
@@ -571,8 +622,7 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                 }
         }
         __syncthreads();
-        const bool whole = end - begin == tiles;
-        float* const part = parts + part_at<BM, D>(block, begin == 0);
+#pragma unroll 4
         for (int i = thread; i < count * (D / 4); i += THREADS) {
             const int row = i / (D / 4), column = i % (D / 4) * 4;
             float4 sum = make_float4(0, 0, 0, 0);
@@ -587,12 +637,9 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
             }
             if (whole) {
                 const float over = weight > 0 ? 1.0f / weight : 0.0f;
-                const int packed = first_packed + row;
-                T* const to = out + (unit.start + packed / group) * out_stride +
-                              static_cast<Int>(head + packed % group) * D + column;
-                *reinterpret_cast<uint2*>(to) = make_uint2(
-                    Numbers<T>::pair(sum.x * over, sum.y * over),
-                    Numbers<T>::pair(sum.z * over, sum.w * over));
+                *reinterpret_cast<uint2*>(out_row(row) + column) =
+                    make_uint2(Numbers<T>::pair(sum.x * over, sum.y * over),
+                               Numbers<T>::pair(sum.z * over, sum.w * over));
             } else {
                 *reinterpret_cast<float4*>(part + row * D + column) = sum;
                 if (column == 0)

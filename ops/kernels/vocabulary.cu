@@ -589,7 +589,7 @@ __device__ inline Int draw(const T* row, int vocabulary, const double* params, d
 
 // A block for each row: its probabilities; NaN if it has no law.
 template <typename T, int N>
-__global__ void __launch_bounds__(WALK_THREADS)
+__global__ void __launch_bounds__(WALK_THREADS, 1)
     process(const T* logits, Int row_stride, int vocabulary, const double* params,
             float* probabilities, Int probabilities_stride) {
     __shared__ Scratch scratch;
@@ -605,7 +605,7 @@ __global__ void __launch_bounds__(WALK_THREADS)
 
 // A block for each row: a token drawn with the number of its key that stands at its place.
 template <typename T, int N>
-__global__ void __launch_bounds__(WALK_THREADS)
+__global__ void __launch_bounds__(WALK_THREADS, 1)
     sample_rows(const T* logits, Int row_stride, int vocabulary, const double* params,
                 const Key* keys, const Key* places, Int* tokens) {
     __shared__ Scratch scratch;
@@ -618,7 +618,7 @@ __global__ void __launch_bounds__(WALK_THREADS)
 // A block for each tree: the walk along tokens that are drawn independently. `keys`: of coins (not
 // tossed), and of draws.
 template <typename T, int N>
-__global__ void __launch_bounds__(WALK_THREADS)
+__global__ void __launch_bounds__(WALK_THREADS, 1)
     naive_walk(const T* logits, Int row_stride, int vocabulary, const double* params,
                const Key* keys, const Int* rows, const Int* tokens, const Int* parents,
                const Int* first, const Int* counts, Int* path_nodes, Int* path_tokens,
@@ -645,7 +645,7 @@ struct Rejection {
 // child, and the row of `drawn_from` that it was drawn from, -1 if it was certain. Proposals behind
 // the first 64 of a node are not tried.
 template <typename T, int N>
-__global__ void __launch_bounds__(WALK_THREADS)
+__global__ void __launch_bounds__(WALK_THREADS, 1)
     mss_walk(const T* logits, Int row_stride, int vocabulary, const double* params,
              const Key* keys, const float* drawn_from, Int drawn_stride, const Int* trial_first,
              const Int* trial_counts, const Int* trial_nodes, const Int* trial_rows,

@@ -9,6 +9,7 @@ workspace must run one after another.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -33,9 +34,9 @@ ROWS_AT_ONCE = 4096
 HEADER = ROWS_AT_ONCE + ROWS_AT_ONCE // 2
 """Words of a workspace that are zero between launches: a key and a counter for each row."""
 KNOWN_ROWS = 320
-"""Up to so many rows, all are looked at before a walk begins. More rows take longer than a walk that
-reads as it goes, which takes the same time for any number of trees up to the card's blocks (measured
-on an H100 with 32000 and 128256 tokens, walks of 5 rows)."""
+"""Up to so many rows, all are looked at before a walk begins. For more that takes longer than a walk
+that reads as it goes, which takes the same time for one tree and for as many as the card has blocks
+(found on an H100 with 32000 and 128256 tokens, and walks of 5 rows)."""
 OWN_WORDS = HEADER + (1 << 20)
 """Of the workspace of tasks: 8 MiB, enough for the 8 likeliest tokens of 4096 rows of 200000."""
 
@@ -181,17 +182,144 @@ def greedy_walk(
         path_counts: (trees,) written: of such tokens; 0 where there is no tree.
         workspace: of :func:`workspace_words`.
     """
-    if not len(first):
-        return
     columns = np.int32(path_nodes.shape[1])
     tree = (rows, tokens, parents, first, counts, path_nodes, path_tokens, path_counts, columns)
     if len(logits) <= KNOWN_ROWS:
         known = workspace[HEADER : HEADER + len(logits)]
         likeliest(logits, known, workspace)
-        launch(FILE, "follow_known", (len(first),), FOLLOW_THREADS, [known, *tree])
+        if len(first):
+            launch(FILE, "follow_known", (len(first),), FOLLOW_THREADS, [known, *tree])
         return
-    name = _name("greedy_walk", logits)
-    launch(FILE, name, (len(first),), WALK_THREADS, [*_matrix(logits), *tree])
+    _walk("greedy_walk", logits, tree, len(first))
+
+
+def process(logits: Tensor, params: Tensor, probabilities: Tensor) -> None:
+    """The probabilities that :func:`sample_rows` draws from, in one launch.
+
+    As :mod:`specinfer.scheduler.sampling.process` has them, in float32: temperature, then top_k,
+    top_p and min_p, of which none parts tokens of the same logit.
+
+    Args:
+        logits: (rows, vocabulary).
+        params: (rows, 4) float64: temperature, top_k, top_p and min_p, with the meanings and the
+            defaults of ``SamplingParams``.
+        probabilities: (rows, vocabulary) float32, written; NaN where a logit is no number, or none
+            is above -inf.
+    """
+    _walk("process", logits, [params, probabilities, np.int64(probabilities.stride(0))])
+
+
+def sample_rows(
+    logits: Tensor, params: Tensor, keys: Tensor, places: Tensor, tokens: Tensor
+) -> None:
+    """Draw a token from each row, in one launch, without any memory for probabilities.
+
+    Args:
+        logits: (rows, vocabulary).
+        params: see :func:`process`.
+        keys: (rows,) int64, the bits of keys of :mod:`specinfer.ops.noise`.
+        places: (rows,) int64: which of a key's uniform numbers the draw is made with, by the
+            inverse of the distribution function.
+        tokens: (rows,) int64, written; -1 where :func:`process` gives NaN.
+    """
+    _walk("sample_rows", logits, [params, keys, places, tokens])
+
+
+def naive_walk(
+    logits: Tensor,
+    params: Tensor,
+    keys: Tensor,
+    rows: Tensor,
+    tokens: Tensor,
+    parents: Tensor,
+    first: Tensor,
+    counts: Tensor,
+    path_nodes: Tensor,
+    path_tokens: Tensor,
+    path_counts: Tensor,
+) -> None:
+    """Accept nodes of token trees along tokens that are drawn independently, in one launch.
+
+    The answers are those of ``SeededChance`` to ``verify_naive``, rounding aside.
+
+    Args:
+        logits: as :func:`greedy_walk`.
+        params: (trees, 4), see :func:`process`.
+        keys: (trees, 2) int64, the bits of the keys of a tree's coins and of its draws; numbers are
+            taken from place 1 on.
+        rows: as :func:`greedy_walk`, as are all that follow.
+        tokens: of the nodes.
+        parents: of the nodes.
+        first: nodes of the trees.
+        counts: nodes of the trees.
+        path_nodes: written.
+        path_tokens: written; the last is -1 where a row has no probabilities.
+        path_counts: written.
+    """
+    tree = (rows, tokens, parents, first, counts)
+    path = (path_nodes, path_tokens, path_counts, np.int32(path_nodes.shape[1]))
+    _walk("naive_walk", logits, [params, keys, *tree, *path], len(first))
+
+
+def mss_walk(
+    logits: Tensor,
+    params: Tensor,
+    keys: Tensor,
+    drawn_from: Tensor,
+    trial_first: Tensor,
+    trial_counts: Tensor,
+    trial_nodes: Tensor,
+    trial_rows: Tensor,
+    rows: Tensor,
+    tokens: Tensor,
+    parents: Tensor,
+    first: Tensor,
+    counts: Tensor,
+    path_nodes: Tensor,
+    path_tokens: Tensor,
+    path_counts: Tensor,
+) -> None:
+    """Accept nodes of token trees by multi-step speculative sampling, in one launch.
+
+    The answers are those of ``SeededChance`` to ``verify_mss``, rounding aside. Of logits and of
+    ``drawn_from``, only the rows of visited nodes are read.
+
+    Args:
+        logits: as :func:`greedy_walk`.
+        params: (trees, 4), see :func:`process`.
+        keys: as :func:`naive_walk`.
+        drawn_from: (any, vocabulary) float32: the very probabilities that proposals were drawn
+            from.
+        trial_first: (nodes,) where the proposals behind each node begin.
+        trial_counts: (nodes,) how many there are. Those behind the first 64 are not tried, which
+            changes no law.
+        trial_nodes: (proposals,) the child, a node of the same tree, in the order they were drawn;
+            a child that was drawn twice stands there twice.
+        trial_rows: (proposals,) row of ``drawn_from``; -1: the proposal was certain.
+        rows: as :func:`greedy_walk`, as are all that follow.
+        tokens: of the nodes.
+        parents: of the nodes.
+        first: nodes of the trees.
+        counts: nodes of the trees.
+        path_nodes: written.
+        path_tokens: written; the last is -1 where a row has no probabilities.
+        path_counts: written.
+    """
+    trials = (trial_first, trial_counts, trial_nodes, trial_rows)
+    tree = (rows, tokens, parents, first, counts)
+    path = (path_nodes, path_tokens, path_counts, np.int32(path_nodes.shape[1]))
+    drawn = (drawn_from, np.int64(drawn_from.stride(0)))
+    _walk("mss_walk", logits, [params, keys, *drawn, *trials, *tree, *path], len(first))
+
+
+def _walk(
+    kernel: str, logits: Tensor, others: Sequence[Tensor | np.generic], blocks: int | None = None
+) -> None:
+    """Launch a block for each row, or so many."""
+    blocks = len(logits) if blocks is None else blocks
+    if blocks:
+        arguments = [*_matrix(logits), *others]
+        launch(FILE, _name(kernel, logits), (blocks,), WALK_THREADS, arguments)
 
 
 def _slices(vocabulary: int) -> tuple[int, int]:

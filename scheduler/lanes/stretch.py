@@ -61,7 +61,7 @@ class Stretch:
             chains = budgets.requests * loop.chain
             if all(chains <= ssm.limits.rows for ssm in self._ssms):
                 self._loop = loop
-        self._lanes: list[int | None] = []
+        self._lanes: list[Request | None] = []
         self._capacity: list[int] = []
         self._in_flight: deque[list[Fetched]] = deque()
 
@@ -78,7 +78,7 @@ class Stretch:
         if not self._in_flight and not self._begin(loop):
             return None
         self._retire(loop)
-        if not any(id is not None for id in self._lanes):
+        if not any(self._lanes):
             self.drop()  # whoever it was issued for has ended
             return None
         while len(self._in_flight) <= self._ahead and self._may_issue(loop):
@@ -121,7 +121,7 @@ class Stretch:
             for id, tokens in zip(running, wanted, strict=True):
                 if not decoder.slots.grow(id, tokens):
                     return False
-        self._lanes = list(running)
+        self._lanes = [requests[id] for id in running]
         self._capacity = wanted
         pages = [
             [d.slots.pages(id, tokens) for id, tokens in zip(running, wanted, strict=True)]
@@ -146,33 +146,36 @@ class Stretch:
 
     def _retire(self, loop: LaneLoop) -> None:
         """Write nothing more for who has ended."""
-        for lane, id in enumerate(self._lanes):
-            if id is not None and id not in self._serving.requests:
+        for lane, request in enumerate(self._lanes):
+            if request is not None and not self._is_served(request):
                 loop.clear(lane)
                 self._lanes[lane] = None
+
+    def _is_served(self, request: Request) -> bool:
+        """Whether it has not ended; another one may have its number by now."""
+        return self._serving.requests.get(request.id) is request
 
     def _may_join(self, running: int) -> bool:
         """Whether somebody waits, and so many leave room for one more."""
         return running < min(self._budgets.requests, len(self._serving.requests))
 
     def _may_issue(self, loop: LaneLoop) -> bool:
-        requests = self._serving.requests
-        going = [(lane, id) for lane, id in enumerate(self._lanes) if id is not None]
+        going = [(lane, one) for lane, one in enumerate(self._lanes) if one is not None]
         if not going or self._may_join(len(going)):
             return False
         # The oldest in flight may write as much as the youngest.
         written = (1 + len(self._in_flight)) * (1 + loop.depth)
-        if any(len(requests[id].tokens) + written > self._capacity[lane] for lane, id in going):
+        if any(len(one.tokens) + written > self._capacity[lane] for lane, one in going):
             return False
         # What all of them are known to end with needs no further iteration.
-        return any(requests[id].num_remaining > len(self._in_flight) for _, id in going)
+        return any(one.num_remaining > len(self._in_flight) for _, one in going)
 
     def _read(self, fetched: Sequence[Fetched]) -> tuple[Round, list[Taken]]:
         """An iteration as the host sees it."""
         serving = self._serving
         first, *trees = (one.get() for one in fetched)
         outcome, path = first["outcome"], first["path"]
-        lanes = {id: lane for lane, id in enumerate(self._lanes) if id in serving.requests}
+        lanes = {one.id: lane for lane, one in enumerate(self._lanes) if one is not None}
         round = serving.begin(_only(self._budgets, len(serving.running)))
         verified: dict[int, TokenTree] = {}
         found: list[Found] = []
@@ -200,9 +203,9 @@ class Stretch:
     def _end(self, loop: LaneLoop) -> None:
         """Nothing is in flight: what SSMs have computed meanwhile is theirs."""
         for ssm, lengths in zip(self._ssms, loop.drafted(), strict=True):
-            for lane, id in enumerate(self._lanes):
-                if id is not None and id in ssm.slots:
-                    ssm.slots.commit(id, lengths[lane] - ssm.slots.length(id))
+            for lane, one in enumerate(self._lanes):
+                if one is not None and self._is_served(one):
+                    ssm.slots.commit(one.id, lengths[lane] - ssm.slots.length(one.id))
         self._lanes.clear()
 
 

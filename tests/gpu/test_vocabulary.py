@@ -12,8 +12,15 @@ from torch import Tensor
 
 from specinfer.ops import sample
 from specinfer.ops.kernels import vocabulary_cuda as cuda
+from specinfer.ops.noise import key_of, uniform
+from specinfer.scheduler.sampling.params import SamplingParams
+from specinfer.scheduler.sampling.process import distribution
+from specinfer.scheduler.speculators.drawing import Drawn, draw, grow
 from specinfer.scheduler.token_tree import TokenTree
-from specinfer.scheduler.verifiers import follow
+from specinfer.scheduler.verifiers import Accepted, follow
+from specinfer.scheduler.verifiers.chance import COIN, DRAW, SeededChance
+from specinfer.scheduler.verifiers.mss import verify_mss
+from specinfer.scheduler.verifiers.sampling import verify_naive
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 
@@ -305,3 +312,221 @@ def test_a_graph_can_hold_it(rows: int) -> None:
             tensor.fill_(-7)
         graph.replay()
         assert all(map(torch.equal, outputs, right))
+
+
+PARAMS = (
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=0.7, top_p=0.9),
+    SamplingParams(temperature=1.3, top_k=40),
+    SamplingParams(temperature=0.8, top_k=50, top_p=0.95, min_p=0.02),
+    SamplingParams(temperature=1.0, min_p=0.1),
+    SamplingParams(temperature=2.0, top_p=0.999),
+    SamplingParams(temperature=1.0, top_p=0.3),
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=1e-6, top_p=0.5, top_k=1),
+)
+
+
+def params_table(params: Sequence[SamplingParams]) -> Tensor:
+    """As kernels take them."""
+    numbers = [(p.temperature, p.top_k, p.top_p, p.min_p) for p in params]
+    return torch.tensor(numbers, dtype=torch.float64, device=DEVICE)
+
+
+def key_bits(*keys: int) -> list[int]:
+    """Keys as int64."""
+    bits: list[int] = np.array(keys, np.uint64).view(np.int64).tolist()
+    return bits
+
+
+def law(row: Tensor, params: SamplingParams) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """A row's probabilities, by the host."""
+    found: np.ndarray[tuple[int], np.dtype[np.float64]] = distribution(
+        row.cpu(), params, [], []
+    ).numpy()
+    return found
+
+
+def clean_logits(rows: int, vocabulary: int, seed: int) -> Tensor:
+    """As :func:`random_logits`, without NaN, and with a number above -inf."""
+    logits = random_logits(rows, vocabulary, seed).nan_to_num(-1.0, 0.0, -torch.inf)
+    logits[:, 0] = logits[:, 0].clamp_min(-2.0)
+    return logits
+
+
+@by_type
+@by_layout
+@pytest.mark.parametrize("vocabulary", [1, 2, 33, 1000, 50257, 128256])
+def test_processed_probabilities_are_the_hosts(
+    vocabulary: int, layout: str, dtype: torch.dtype
+) -> None:
+    for seed in range(6):
+        logits = laid(clean_logits(len(PARAMS), vocabulary, seed), dtype, layout)
+        wide = torch.full((len(PARAMS) + 1, vocabulary + 1), NAN, device=DEVICE)
+        cuda.process(logits, params_table(PARAMS), wide[:-1, :vocabulary])
+        assert wide[-1].isnan().all()
+        assert wide[:, vocabulary].isnan().all()
+        for row, params, found in zip(logits, PARAMS, wide, strict=False):
+            right, given = law(row, params), found[:vocabulary].double().cpu().numpy()
+            assert not given[right == 0].any()
+            assert given[right > 1e-12].all()
+            np.testing.assert_allclose(given, right, rtol=1e-5, atol=1e-10)
+
+
+def test_a_row_that_has_no_law_is_told() -> None:
+    logits = torch.zeros(4, 100)
+    logits[0] = -torch.inf
+    logits[1, 3] = NAN
+    logits[2, 3] = torch.inf
+    params = params_table([SamplingParams(temperature=0.5, top_p=0.9, top_k=5)] * 4)
+    found, tokens = torch.zeros(4, 100, device=DEVICE), torch.full((4,), -7, device=DEVICE)
+    cuda.process(laid(logits, torch.float32), params, found)
+    assert found.isnan().all(-1).tolist() == [True, True, True, False]
+    keys = torch.arange(4, device=DEVICE)
+    cuda.sample_rows(laid(logits, torch.float32), params, keys, keys, tokens)
+    assert (tokens == -1).tolist() == [True, True, True, False]
+
+
+@by_type
+@pytest.mark.parametrize("vocabulary", [1, 33, 1000, 50257, 128256])
+def test_draws_are_the_hosts_with_the_same_numbers(vocabulary: int, dtype: torch.dtype) -> None:
+    params = PARAMS * 4
+    keys = [key_of(vocabulary, row) for row in range(len(params))]
+    logits = laid(clean_logits(len(params), vocabulary, 1), dtype)
+    tokens = torch.full((len(params),), -7, device=DEVICE)
+    places = torch.arange(len(params), device=DEVICE) * 1000
+    keys_table = torch.tensor(key_bits(*keys), device=DEVICE)
+    cuda.sample_rows(logits, params_table(params), keys_table, places, tokens)
+    for number, token in enumerate(tokens.tolist()):
+        sums = np.cumsum(law(logits[number], params[number]))
+        u = uniform(keys[number], 1000 * number) * sums[-1]
+        below = sums[token - 1] if token else 0.0
+        assert below - 1e-7 <= u <= sums[token] + 1e-7
+        assert sums[token] > below
+
+
+class SampledForest:
+    """Trees whose nodes were drawn by a drafter that thinks much as the LLM does.
+
+    Attributes:
+        trees: with a row of probabilities for each node that has drawn children.
+        logits: the LLM's, a row for each node.
+        rows_of: logits behind a tree's nodes.
+        drawn_from: (any, vocabulary) float32.
+        trials: first, counts, nodes, rows.
+        tables: rows, tokens, parents, first, counts.
+    """
+
+    def __init__(self, seed: int, vocabulary: int, trees: int, dtype: torch.dtype) -> None:
+        generator = random.Random(seed)
+        noise = torch.Generator().manual_seed(seed)
+        self.trees: list[TokenTree] = []
+        values: list[Tensor] = []
+        drawn_from = [torch.zeros(vocabulary)]
+        at, counts, nodes, rows = list[int](), list[int](), list[int](), list[int]()
+        first = []
+        for number in range(trees):
+            tree, frontier, chance = TokenTree(0), [0], SeededChance(seed, number, 77)
+            thought = clean_logits(40, vocabulary, seed + number)
+            for width in (3, 2, 1):
+                below = []
+                for node in frontier:
+                    other = thought[node] + 0.5 * torch.randn(vocabulary, generator=noise)
+                    row = law(other, SamplingParams(temperature=1.0)).astype(np.float32)
+                    wide = row.astype(np.float64)
+                    if generator.random() < 0.2:
+                        drawn = Drawn([int(wide.argmax())], [0.0], None)
+                    else:
+                        drawn = draw("iid", wide, width, chance, 0)
+                    below += grow(tree, node, drawn)
+                frontier = below
+            first.append(len(values))
+            for node in range(len(tree)):
+                trials = tree.trials(node)
+                at.append(len(nodes))
+                counts.append(len(trials))
+                nodes += [trial.node for trial in trials]
+                rows += [-1 if t.row is None else len(drawn_from) + t.row for t in trials]
+                values.append(thought[node])
+            drawn_from += [torch.from_numpy(row).float() for row in tree.rows]
+            self.trees.append(tree)
+        self.logits = laid(torch.stack(values), dtype)
+        self.rows_of = [
+            self.logits[start : start + len(tree)].cpu()
+            for start, tree in zip(first, self.trees, strict=True)
+        ]
+        self.drawn_from = torch.stack(drawn_from).to(DEVICE)
+        table = tables(at, counts, nodes, rows, [])
+        self.trials = table[0], table[1], table[2], table[3]
+        self.tables = tables(
+            range(len(values)),
+            [token for tree in self.trees for token in tree.tokens],
+            [parent for tree in self.trees for parent in tree.parents],
+            first,
+            [len(tree) for tree in self.trees],
+        )
+
+
+def chance_keys(seeds: Sequence[int], position: int) -> Tensor:
+    """Keys of coins and draws, as ``SeededChance(seed, position)`` has them."""
+    keys = [key_bits(*(key_of(seed, use, position) for use in (COIN, DRAW))) for seed in seeds]
+    return torch.tensor(keys, device=DEVICE)
+
+
+@by_type
+@pytest.mark.parametrize("vocabulary", [6, 200, 20000])
+@pytest.mark.parametrize("seed", range(5))
+def test_sampled_walks_are_the_hosts_with_the_same_numbers(
+    seed: int, vocabulary: int, dtype: torch.dtype
+) -> None:
+    count, columns = 12, 6
+    forest = SampledForest(seed, vocabulary, count, dtype)
+    params = [PARAMS[(seed + number) % 7] for number in range(count)]
+    keys = chance_keys(range(count), 77)
+    given, accepted = (forest.logits, params_table(params), keys), 0
+    mss, naive = new_path(count, columns), new_path(count, columns)
+    cuda.mss_walk(*given, forest.drawn_from, *forest.trials, *forest.tables, *mss)
+    cuda.naive_walk(*given, *forest.tables, *naive)
+    for number, tree in enumerate(forest.trees):
+        own, of_law = forest.rows_of[number], params[number]
+        for verify, path in ((verify_mss, mss), (verify_naive, naive)):
+            laws = [law(row, of_law) for row in own]
+            right: Accepted = verify(tree, laws.__getitem__, SeededChance(number, 77), 77)
+            assert_path(path, number, right.nodes, right.tokens)
+            accepted += len(right.nodes)
+    assert accepted > 0
+
+
+def test_the_law_of_a_speculated_token_is_the_llms() -> None:
+    trees, vocabulary = 6000, 5
+    generator = torch.Generator().manual_seed(1)
+    llm, drafter = 1.5 * torch.randn(2, vocabulary, generator=generator)
+    row = law(drafter, SamplingParams(temperature=1.0)).astype(np.float32)
+    tokens, parents = list[int](), list[int]()
+    first, nodes, at = list[int](), list[int](), list[int]()
+    for number in range(trees):
+        tree = TokenTree(0)
+        grow(tree, 0, draw("iid", row.astype(np.float64), 3, SeededChance(number, 5), 0))
+        first.append(len(tokens))
+        at += [len(nodes)] * len(tree)
+        nodes += [trial.node for trial in tree.trials(0)]
+        tokens += tree.tokens
+        parents += tree.parents
+    counts = np.diff([*first, len(tokens)]).tolist()
+    tried = [3 if parent < 0 else 0 for parent in parents]
+    trials = tables(at, tried, nodes, [0] * len(nodes), [])
+    logits = laid(llm.expand(len(tokens), -1), torch.float32)
+    path, params = new_path(trees, 3), SamplingParams(temperature=0.9, top_k=4)
+    cuda.mss_walk(
+        logits,
+        params_table([params] * trees),
+        chance_keys(range(10**6, 10**6 + trees), 0),
+        torch.from_numpy(row)[None].to(DEVICE),
+        *trials[:4],
+        *tables(range(len(tokens)), tokens, parents, first, counts),
+        *path,
+    )
+    right = law(logits[0], params)
+    found = np.bincount(path[1][:, 0].cpu().numpy(), minlength=vocabulary) / trees
+    assert np.abs(found - right).max() < 4 * np.sqrt(0.25 / trees)
+    assert 0.3 < float((path[0][:, 0] > 0).double().mean()) < 1
