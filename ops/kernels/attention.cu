@@ -1,4 +1,5 @@
-// Tree attention: one kernel for decoding, prompts, draft frontiers and trees; see attention_cuda.py.
+// Tree attention: one kernel for decoding, prompts, draft frontiers and trees. See
+// attention_cuda.py.
 //
 // The rows of a request and the query heads of a K/V head are packed into tiles of BM rows, so that
 // K/V are read once for all of them. A unit is (request, K/V head, tile of rows); it walks the
@@ -9,6 +10,26 @@
 //
 // instances: plan_attention, share_out, plain_attention<float>
 // instances: plain_attention<__half>, plain_attention<__nv_bfloat16>
+// instances: tree_attention<__half, 64, 1, 4, 64, 2, 2>, merge<__half, 64, 64, 64>
+// instances: tree_attention<__half, 64, 2, 4, 64, 2, 2>, merge<__half, 64, 128, 64>
+// instances: tree_attention<__half, 64, 2, 8, 64, 4, 1>, merge<__half, 64, 256, 64>
+// instances: tree_attention<__half, 96, 1, 4, 64, 2, 2>, merge<__half, 96, 64, 64>
+// instances: tree_attention<__half, 96, 2, 4, 64, 2, 2>, merge<__half, 96, 128, 64>
+// instances: tree_attention<__half, 96, 2, 8, 64, 4, 1>, merge<__half, 96, 256, 64>
+// instances: tree_attention<__half, 128, 1, 4, 64, 2, 2>, merge<__half, 128, 64, 64>
+// instances: tree_attention<__half, 128, 2, 4, 64, 2, 2>, merge<__half, 128, 128, 64>
+// instances: tree_attention<__half, 128, 2, 8, 64, 4, 1>, merge<__half, 128, 256, 64>
+// instances: tree_attention<__half, 256, 1, 4, 32, 2, 2>, merge<__half, 256, 64, 32>
+// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 64, 64>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 128, 64>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 64, 256, 64>
+// instances: tree_attention<__nv_bfloat16, 96, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 64, 64>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 128, 64>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 96, 256, 64>
+// instances: tree_attention<__nv_bfloat16, 128, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 64, 64>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 128, 64>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 128, 256, 64>
+// instances: tree_attention<__nv_bfloat16, 256, 1, 4, 32, 2, 2>, merge<__nv_bfloat16, 256, 64, 32>
 
 #include "packs.cuh"
 
@@ -87,12 +108,13 @@ struct Layout {
 
 #define SHARE_THREADS 256
 
-// How long steps are: work = {length, number of steps, whether a unit has more than one}. Best is one step a block, so that none ends
-// one unit and begins another; where that would leave some blocks much more than the others, steps
-// are single tiles, and a block has as many in a row as all others.
+// How long steps are: work = {length, number of steps, whether a unit has more than one}. Best is
+// one step a block, so that none ends one unit and begins another; where that would leave some
+// blocks much more than the others, steps are single tiles, and a block has as many in a row as all
+// others.
 extern "C" __global__ void __launch_bounds__(SHARE_THREADS)
     share_out(const Int* __restrict__ extents, int requests, int kv_heads, int group, int rows,
-              int keys, int blocks, int shortest, int* __restrict__ work) {
+              int keys, int blocks, int* __restrict__ work) {
     __shared__ int units[SHARE_THREADS], tiles[SHARE_THREADS], total, whole, best;
     const int thread = threadIdx.x;
     if (thread == 0) total = whole = 0, best = 1 << 30;
@@ -105,7 +127,8 @@ extern "C" __global__ void __launch_bounds__(SHARE_THREADS)
             units[thread] = tiles[thread] = 0;
             if (r < requests) {
                 const Int* of = extents + r * 4;
-                units[thread] = kv_heads * ((static_cast<int>(of[1] - of[0]) * group + rows - 1) / rows);
+                const int packed = static_cast<int>(of[1] - of[0]) * group;
+                units[thread] = kv_heads * ((packed + rows - 1) / rows);
                 tiles[thread] = (static_cast<int>(of[2]) + keys - 1) / keys;
             }
             if (round == 0) {
@@ -118,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(SHARE_THREADS)
             }
         }
         __syncthreads();
-        least = max((total + blocks - 1) / blocks, shortest);
+        least = max((total + blocks - 1) / blocks, 1);
     }
     if (steps <= blocks && thread <= least / 4 + 2) atomicMin(&best, thread);
     __syncthreads();
@@ -305,42 +328,37 @@ __device__ inline Bits seen_from(const Bits* row_seen, int words, int key, int n
 
 // ------------------------------------------------------------------------------------ attention
 
-// MT tiles of 16 rows a warp, WM x WN warps over rows and keys; BN keys a tile, STAGES of them in
-// shared memory; BLOCKS of these blocks fit a multiprocessor.
-template <typename T, int D, int MT, int WM, int WN, int BN, int STAGES, int BLOCKS>
-__global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
+// WARPS of MT x 16 rows; BN keys a tile, STAGES of them in shared memory; BLOCKS of these blocks fit
+// a multiprocessor.
+template <typename T, int D, int MT, int WARPS, int BN, int STAGES, int BLOCKS>
+__global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     tree_attention(const T* __restrict__ q, Int q_stride, const T* __restrict__ k_pool,
                    const T* __restrict__ v_pool, const int* __restrict__ keys, Int key_stride,
                    const Bits* __restrict__ seen, Int words, const Int* __restrict__ extents,
                    int requests, int kv_heads, int group, const int* __restrict__ work,
                    float* __restrict__ parts, T* __restrict__ out, Int out_stride, float scale) {
-    constexpr int BM = MT * WM * 16, THREADS = WM * WN * 32, NK = BN / WN;
+    constexpr int BM = MT * WARPS * 16, THREADS = WARPS * 32;
     constexpr int PITCH = D + 8;  // so that eight rows lie in different banks
-    constexpr int CHUNKS = D / 8, WIDE_PITCH = D + 8, COPIES = BN * CHUNKS / THREADS;
-    static_assert(WN == 1 || WN * BM * WIDE_PITCH * 4 <= STAGES * BN * PITCH * 4, "sums fit into the stages");
+    constexpr int CHUBNS = D / 8, COPIES = BN * CHUBNS / THREADS;
     extern __shared__ __align__(16) char shared[];
     T* const shared_q = reinterpret_cast<T*>(shared);
     T* const stages = shared_q + BM * PITCH;
     int* const slots = reinterpret_cast<int*>(stages + STAGES * 2 * BN * PITCH);
-    float* const all_most = reinterpret_cast<float*>(slots + STAGES * BN);
-    float* const all_total = all_most + WN * BM;
-    float* const all_sums = reinterpret_cast<float*>(stages);
 
     const Layout layout{extents, requests, kv_heads, group, __ldg(work)};
     const int total = __ldg(work + 1);
     const int blocks = min(static_cast<int>(gridDim.x), total), block = blockIdx.x;
     if (block >= blocks) return;
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int wm = warp % WM, wn = warp / WM;
     const int stop = share(block + 1, blocks, total);
     const float by = scale * LOG2_E;
     const Int slot_stride = static_cast<Int>(kv_heads) * D;
 
     const unsigned q_from =
-        address(shared_q + (wm * MT * 16 + lane % 16) * PITCH + lane / 16 * 8);
+        address(shared_q + (warp * MT * 16 + lane % 16) * PITCH + lane / 16 * 8);
     const unsigned k_from =
-        address(stages + (wn * NK + lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8);
-    const unsigned v_from = address(stages + (BN + wn * NK + lane % 16) * PITCH + lane / 16 * 8);
+        address(stages + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8);
+    const unsigned v_from = address(stages + (BN + lane % 16) * PITCH + lane / 16 * 8);
 
     for (int at = share(block, blocks, total); at < stop;) {
         const Unit unit = unit_at<BM, BN>(layout, at);
@@ -358,8 +376,8 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
         const auto load_tile = [&](int tile, int stage, const int(&slot)[COPIES]) {
 #pragma unroll
             for (int i = 0; i < COPIES; i++) {
-                const int row = (thread + i * THREADS) / CHUNKS;
-                const int chunk = (thread + i * THREADS) % CHUNKS * 8;
+                const int row = (thread + i * THREADS) / CHUBNS;
+                const int chunk = (thread + i * THREADS) % CHUBNS * 8;
                 const bool given = tile * BN + row < unit.num_keys;
                 const Int from = given ? slot[i] * slot_stride + chunk : 0;
                 const unsigned to = address(stages + (stage * 2 * BN + row) * PITCH + chunk);
@@ -378,12 +396,12 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
         for (int i = 0; i < STAGES - 1; i++)
 #pragma unroll
             for (int j = 0; j < COPIES; j++) {
-                const int key = (begin + i) * BN + (thread + j * THREADS) / CHUNKS;
+                const int key = (begin + i) * BN + (thread + j * THREADS) / CHUBNS;
                 first_slots[i][j] = key < unit.num_keys ? __ldg(unit_keys + key) : 0;
             }
 #pragma unroll 4
-        for (int i = thread; i < BM * CHUNKS; i += THREADS) {
-            const int row = i / CHUNKS, chunk = i % CHUNKS * 8, packed = first_packed + row;
+        for (int i = thread; i < BM * CHUBNS; i += THREADS) {
+            const int row = i / CHUBNS, chunk = i % CHUBNS * 8, packed = first_packed + row;
             const T* from = q;
             if (row < count)
                 from += (unit.start + packed / group) * q_stride +
@@ -407,7 +425,7 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
             for (int d = 0; d < D / 8; d++)
                 sums[m][d][0] = sums[m][d][1] = sums[m][d][2] = sums[m][d][3] = 0.0f;
         }
-        const bool active = wm * MT * 16 < count;
+        const bool active = warp * MT * 16 < count;
         int stage = 0, free_stage = STAGES - 1;
         for (int tile = begin; tile < end; tile++) {
             wait_for_groups<STAGES - 2>();
@@ -417,7 +435,7 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                 int slot[COPIES];
 #pragma unroll
                 for (int i = 0; i < COPIES; i++)
-                    slot[i] = slots[next % STAGES * BN + (thread + i * THREADS) / CHUNKS];
+                    slot[i] = slots[next % STAGES * BN + (thread + i * THREADS) / CHUBNS];
                 load_tile(next, free_stage, slot);
             }
             load_slots(next + STAGES - 1);
@@ -427,17 +445,17 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
             stage = stage + 1 == STAGES ? 0 : stage + 1;
             if (!active) continue;
 
-            float scores[MT][NK / 8][4];
+            float scores[MT][BN / 8][4];
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
-                for (int n = 0; n < NK / 8; n++)
+                for (int n = 0; n < BN / 8; n++)
                     scores[m][n][0] = scores[m][n][1] = scores[m][n][2] = scores[m][n][3] = 0.0f;
             // What the next products are of is loaded before these are started.
-            constexpr int QK_STEPS = D / 16 * (NK / 16);
+            constexpr int QK_STEPS = D / 16 * (BN / 16);
             unsigned a[2][MT][4], b[2][4];
             const auto load_qk = [&](int step) {
-                const int d = step / (NK / 16) * 16, n = step % (NK / 16) * 16;
+                const int d = step / (BN / 16) * 16, n = step % (BN / 16) * 16;
                 load_matrices(b[step % 2], k_from + stage_bytes + (n * PITCH + d) * 2);
                 if (n == 0)
 #pragma unroll
@@ -448,7 +466,7 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
 #pragma unroll
             for (int step = 0; step < QK_STEPS; step++) {
                 if (step + 1 < QK_STEPS) load_qk(step + 1);
-                const int d = step / (NK / 16), n = step % (NK / 16);
+                const int d = step / (BN / 16), n = step % (BN / 16);
 #pragma unroll
                 for (int m = 0; m < MT; m++) {
                     Numbers<T>::multiply(scores[m][2 * n], a[d % 2][m], b[step % 2][0],
@@ -459,12 +477,12 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
             }
 
             if ((tile + 1) * BN > unit.num_keys - unit.asked) {
-                const int key = tile * BN + wn * NK;
+                const int key = tile * BN;
 #pragma unroll
                 for (int m = 0; m < MT; m++)
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
-                        const int row = (wm * MT + m) * 16 + half * 8 + lane / 4;
+                        const int row = (warp * MT + m) * 16 + half * 8 + lane / 4;
                         const int packed = first_packed + min(row, count - 1);
                         const Bits* const row_seen =
                             seen + static_cast<Int>(unit.start + packed / group) * words;
@@ -472,10 +490,11 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                             seen_from(row_seen, words, key, unit.num_keys, unit.asked) >>
                             lane % 4 * 2;
 #pragma unroll
-                        for (int n = 0; n < NK / 8; n++)
+                        for (int n = 0; n < BN / 8; n++)
 #pragma unroll
                             for (int i = 0; i < 2; i++)
-                                if (!(bits >> (n * 8 + i) & 1)) scores[m][n][half * 2 + i] = -INFINITY;
+                                if (!(bits >> (n * 8 + i) & 1))
+                                    scores[m][n][half * 2 + i] = -INFINITY;
                     }
             }
 
@@ -489,8 +508,9 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                 for (int half = 0; half < 2; half++) {
                     float best = most[m][half];
 #pragma unroll
-                    for (int n = 0; n < NK / 8; n++)
-                        best = fmaxf(best, fmaxf(scores[m][n][half * 2], scores[m][n][half * 2 + 1]));
+                    for (int n = 0; n < BN / 8; n++)
+                        best = fmaxf(
+                            best, fmaxf(scores[m][n][half * 2], scores[m][n][half * 2 + 1]));
                     best = fmaxf(best, __shfl_xor_sync(~0u, best, 1));
                     best = fmaxf(best, __shfl_xor_sync(~0u, best, 2));
                     now[m][half] = best;
@@ -514,14 +534,14 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                     }
             }
 
-            unsigned weights[MT][NK / 16][4];
+            unsigned weights[MT][BN / 16][4];
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     const float less = most[m][half] == -INFINITY ? 0.0f : most[m][half] * by;
 #pragma unroll
-                    for (int n = 0; n < NK / 8; n++) {
+                    for (int n = 0; n < BN / 8; n++) {
                         const float one = exp_of_2(fmaf(scores[m][n][half * 2], by, -less));
                         const float two = exp_of_2(fmaf(scores[m][n][half * 2 + 1], by, -less));
                         totals[m][half] += one + two;
@@ -563,89 +583,31 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
                 totals[m][half] += __shfl_xor_sync(~0u, totals[m][half], 2);
             }
         wait_for_groups<0>();
-        if constexpr (WN == 1) {
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const int row = (wm * MT + m) * 16 + half * 8 + lane / 4;
-                    if (row >= count) continue;
-                    const float total = totals[m][half];
-                    if (whole) {
-                        const float over = total > 0 ? 1.0f / total : 0.0f;
-                        T* const to = out_row(row) + lane % 4 * 2;
-#pragma unroll
-                        for (int d = 0; d < D / 8; d++)
-                            *reinterpret_cast<unsigned*>(to + d * 8) = Numbers<T>::pair(
-                                sums[m][d][half * 2] * over, sums[m][d][half * 2 + 1] * over);
-                    } else {
-                        float* const to = part + row * D + lane % 4 * 2;
-#pragma unroll
-                        for (int d = 0; d < D / 8; d++)
-                            *reinterpret_cast<float2*>(to + d * 8) =
-                                make_float2(sums[m][d][half * 2], sums[m][d][half * 2 + 1]);
-                        if (lane % 4 == 0)
-                            *reinterpret_cast<float2*>(part + BM * D + row * 2) =
-                                make_float2(most[m][half] * by, total);
-                    }
-                }
-            __syncthreads();
-            continue;
-        }
-
-        // Warps that had the same rows put their parts together, in shared memory.
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
-            for (int half = 0; half < 2; half++)
-                if (lane % 4 == 0)
-                    all_most[wn * BM + (wm * MT + m) * 16 + half * 8 + lane / 4] =
-                        most[m][half] * by;
-        __syncthreads();
-        if (active) {
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-#pragma unroll
-                for (int half = 0; half < 2; half++) {
-                    const int row = (wm * MT + m) * 16 + half * 8 + lane / 4;
-                    float best = -INFINITY;
-#pragma unroll
-                    for (int w = 0; w < WN; w++) best = fmaxf(best, all_most[w * BM + row]);
-                    const float keep =
-                        best == -INFINITY ? 1.0f : exp_of_2(most[m][half] * by - best);
-                    if (lane % 4 == 0) all_total[wn * BM + row] = totals[m][half] * keep;
-                    float* const to = all_sums + (wn * BM + row) * WIDE_PITCH + lane % 4 * 2;
+            for (int half = 0; half < 2; half++) {
+                const int row = (warp * MT + m) * 16 + half * 8 + lane / 4;
+                if (row >= count) continue;
+                const float sum = totals[m][half];
+                if (whole) {
+                    const float over = sum > 0 ? 1.0f / sum : 0.0f;
+                    T* const to = out_row(row) + lane % 4 * 2;
 #pragma unroll
                     for (int d = 0; d < D / 8; d++)
-                        *reinterpret_cast<float2*>(to + d * 8) = make_float2(
-                            sums[m][d][half * 2] * keep, sums[m][d][half * 2 + 1] * keep);
-                }
-        }
-        __syncthreads();
-#pragma unroll 4
-        for (int i = thread; i < count * (D / 4); i += THREADS) {
-            const int row = i / (D / 4), column = i % (D / 4) * 4;
-            float4 sum = make_float4(0, 0, 0, 0);
-            float weight = 0.0f, best = -INFINITY;
+                        *reinterpret_cast<unsigned*>(to + d * 8) = Numbers<T>::pair(
+                            sums[m][d][half * 2] * over, sums[m][d][half * 2 + 1] * over);
+                } else {
+                    float* const to = part + row * D + lane % 4 * 2;
 #pragma unroll
-            for (int w = 0; w < WN; w++) {
-                const float4 one = *reinterpret_cast<const float4*>(
-                    all_sums + (w * BM + row) * WIDE_PITCH + column);
-                sum.x += one.x, sum.y += one.y, sum.z += one.z, sum.w += one.w;
-                weight += all_total[w * BM + row];
-                best = fmaxf(best, all_most[w * BM + row]);
+                    for (int d = 0; d < D / 8; d++)
+                        *reinterpret_cast<float2*>(to + d * 8) =
+                            make_float2(sums[m][d][half * 2], sums[m][d][half * 2 + 1]);
+                    if (lane % 4 == 0)
+                        *reinterpret_cast<float2*>(part + BM * D + row * 2) =
+                            make_float2(most[m][half] * by, sum);
+                }
             }
-            if (whole) {
-                const float over = weight > 0 ? 1.0f / weight : 0.0f;
-                *reinterpret_cast<uint2*>(out_row(row) + column) =
-                    make_uint2(Numbers<T>::pair(sum.x * over, sum.y * over),
-                               Numbers<T>::pair(sum.z * over, sum.w * over));
-            } else {
-                *reinterpret_cast<float4*>(part + row * D + column) = sum;
-                if (column == 0)
-                    *reinterpret_cast<float2*>(part + BM * D + row * 2) = make_float2(best, weight);
-            }
-        }
         __syncthreads();
     }
 }
@@ -654,7 +616,8 @@ __global__ void __launch_bounds__(WM* WN * 32, BLOCKS)
 template <typename T, int D, int BM, int BN>
 __global__ void __launch_bounds__(256)
     merge(const Int* __restrict__ extents, int requests, int kv_heads, int group,
-          const int* __restrict__ work, int blocks, const float* __restrict__ parts, int rows, T* __restrict__ out, Int out_stride) {
+          const int* __restrict__ work, int blocks, const float* __restrict__ parts,
+          int rows, T* __restrict__ out, Int out_stride) {
     const int lane = threadIdx.x % 32, index = blockIdx.x * 8 + threadIdx.x / 32;
     const int heads = kv_heads * group, row = index / heads, head = index % heads;
     if (row >= rows) return;
@@ -687,10 +650,12 @@ __global__ void __launch_bounds__(256)
     const auto weight_of = [&](int block) {
         return block > end ? make_float2(-INFINITY, 0.0f)
                            : *reinterpret_cast<const float2*>(
-                                 parts + part_at<BM, D>(block, block == begin) + BM * D + within * 2);
+                                 parts + part_at<BM, D>(block, block == begin) + BM * D +
+                                 within * 2);
     };
     float best = -INFINITY;
-    for (int block = begin + lane; block <= end; block += 32) best = fmaxf(best, weight_of(block).x);
+    for (int block = begin + lane; block <= end; block += 32)
+        best = fmaxf(best, weight_of(block).x);
     for (int by = 16; by; by /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, by));
     constexpr int PAIRS = (D + 63) / 64;
     float2 sums[PAIRS] = {};

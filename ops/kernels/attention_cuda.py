@@ -27,7 +27,7 @@ WORK_SIZE = 3
 
 Arguments = list[Tensor | np.generic]
 
-_FLOAT_BYTES, _NUMBER_BYTES, _PAD = 4, 2, 8
+_FLOAT_BYTES, _SLOT_BYTES, _NUMBER_BYTES, _PAD = 4, 4, 2, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +37,18 @@ class Tile:
     Attributes:
         size: of a head.
         rows_per_warp: in units of 16.
-        warps: over the rows.
-        key_warps: over the keys of a tile; their results are put together at the end.
+        warps: of a block.
         keys: in a tile.
         stages: tiles in shared memory.
         blocks: at once on a multiprocessor.
-        shortest: tiles of keys that a block has at least, where there are enough.
     """
 
     size: int
     rows_per_warp: int
     warps: int
-    key_warps: int
     keys: int
     stages: int
     blocks: int
-    shortest: int = 1
 
     @property
     def rows(self) -> int:
@@ -62,17 +58,13 @@ class Tile:
     @property
     def threads(self) -> int:
         """Of a block."""
-        return 32 * self.warps * self.key_warps
+        return 32 * self.warps
 
     @property
     def shared_bytes(self) -> int:
-        """Queries, stages of keys and values, their slots, and what warps tell each other."""
+        """Queries, stages of keys and values, and their slots."""
         numbers = (self.rows + 2 * self.stages * self.keys) * (self.size + _PAD)
-        return (
-            _NUMBER_BYTES * numbers
-            + _FLOAT_BYTES * self.stages * self.keys
-            + _FLOAT_BYTES * 2 * self.key_warps * self.rows
-        )
+        return _NUMBER_BYTES * numbers + _SLOT_BYTES * self.stages * self.keys
 
     @property
     def scratch_bytes(self) -> int:
@@ -83,11 +75,11 @@ class Tile:
 def _tiles(size: int) -> dict[int, Tile]:
     """The tiles for a head size, by the number of packed rows."""
     if size == 256:
-        return {16: Tile(256, 1, 1, 4, 64, 3, 1), 64: Tile(256, 1, 4, 1, 32, 2, 2)}
+        return {64: Tile(256, 1, 4, 32, 2, 2)}
     return {
-        16: Tile(size, 1, 1, 4, 64, 3, 2),
-        64: Tile(size, 2, 2, 2, 64, 2, 2),
-        128: Tile(size, 2, 4, 1, 64, 2, 2),
+        64: Tile(size, 1, 4, 64, 2, 2),
+        128: Tile(size, 2, 4, 64, 2, 2),
+        256: Tile(size, 2, 8, 64, 4, 1),
     }
 
 
@@ -199,7 +191,7 @@ def plan_attention(
     )
     if tile is not None:
         blocks = _blocks(tile, positions.device)
-        sizes = (requests, kv_heads, group, tile.rows, tile.keys, blocks, tile.shortest)
+        sizes = (requests, kv_heads, group, tile.rows, tile.keys, blocks)
         arguments: Arguments = [extents, *map(np.int32, sizes), work]
         launch(FILE, "share_out", (1,), SHARE_THREADS, arguments)
 
@@ -247,7 +239,7 @@ def tree_attention(
     blocks = _blocks(tile, q.device)
     launch(
         FILE,
-        f"tree_attention<{kind}, {', '.join(map(str, astuple(tile)[:-1]))}>",
+        f"tree_attention<{kind}, {', '.join(map(str, astuple(tile)))}>",
         (blocks,),
         tile.threads,
         [*given, *layout, work, scratch, *rest, np.float32(scale)],
