@@ -34,9 +34,9 @@ ROWS_AT_ONCE = 4096
 HEADER = ROWS_AT_ONCE + ROWS_AT_ONCE // 2
 """Words of a workspace that are zero between launches: a key and a counter for each row."""
 KNOWN_ROWS = 320
-"""Up to so many rows, all are looked at before a walk begins. For more that takes longer than a walk
-that reads as it goes, which takes the same time for one tree and for as many as the card has blocks
-(found on an H100 with 32000 and 128256 tokens, and walks of 5 rows)."""
+"""Up to so many rows, all are looked at before a walk begins. For more, that takes longer than a
+walk that reads as it goes, which takes the same time for one tree and for as many as the card has
+blocks (found on an H100 with 32000 and 128256 tokens, and walks of 5 rows)."""
 OWN_WORDS = HEADER + (1 << 20)
 """Of the workspace of tasks: 8 MiB, enough for the 8 likeliest tokens of 4096 rows of 200000."""
 

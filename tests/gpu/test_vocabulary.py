@@ -296,12 +296,16 @@ def test_a_graph_can_hold_it(rows: int) -> None:
     tokens, log_probs = (torch.zeros(rows, k, dtype=t, device=DEVICE) for t in (torch.int64, None))
     path, likeliest = new_path(2, 70), torch.zeros(rows, dtype=torch.int64, device=DEVICE)
 
+    params, keys = params_table(PARAMS[1:3]), chance_keys([1, 2], 0)
+    other_path = new_path(2, 70)
+
     def body() -> None:
+        cuda.naive_walk(forest.logits, params, keys, *forest.tables, *other_path)
         cuda.greedy_walk(forest.logits, *forest.tables, *path, words)
         cuda.top_k(forest.logits, tokens, log_probs, words)
         cuda.likeliest(forest.logits, likeliest, words)
 
-    outputs = [*path, tokens, likeliest]
+    outputs = [*path, *other_path, tokens, likeliest]
     body()
     right = [tensor.clone() for tensor in outputs]
     graph = torch.cuda.CUDAGraph()
