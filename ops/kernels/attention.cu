@@ -328,7 +328,7 @@ __device__ inline Bits seen_from(const Bits* row_seen, int words, int key, int n
 
 // ------------------------------------------------------------------------------------ attention
 
-// WARPS of MT x 16 rows; BN keys a tile, STAGES of them in shared memory; BLOCKS of these blocks fit
+// WARPS of MT x 16 rows; BN keys a tile, STAGES of them in shared memory; BLOCKS of these fit
 // a multiprocessor.
 template <typename T, int D, int MT, int WARPS, int BN, int STAGES, int BLOCKS>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
