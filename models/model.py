@@ -10,7 +10,7 @@ import torch
 
 from specinfer.models.batch import BatchLimits, StepShape, TokenBatch, load_batch
 from specinfer.models.compiler import Operand, Program
-from specinfer.ops.attention import PAGE_SLOTS, HeadShape, plan_attention, scratch_bytes
+from specinfer.ops.attention import PAGE_SLOTS, WORK_SIZE, HeadShape, plan_attention, scratch_bytes
 from specinfer.runtime.arrays import HOST
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.future import Future, Parameter
@@ -65,7 +65,7 @@ def tables(limits: BatchLimits) -> dict[str, tuple[tuple[int, ...], dict[str, to
         "keys": ((requests, keys), {"i": torch.int32}),
         "seen": ((limits.rows, limits.words), {"i": integer}),
         "extents": ((requests, 4), {"i": integer}),
-        "work": ((2,), {"i": torch.int32}),
+        "work": ((WORK_SIZE,), {"i": torch.int32}),
     }
 
 

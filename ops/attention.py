@@ -26,6 +26,8 @@ from specinfer.runtime.task import task
 
 PAGE_SLOTS = 16
 """Slots in a page of the K/V pool."""
+WORK_SIZE = attention_cuda.WORK_SIZE
+"""Numbers that say how attention's work is shared out, where it is."""
 
 
 class HeadShape(NamedTuple):
@@ -99,7 +101,7 @@ def plan_attention(
             node of its request. The prefix is seen by all.
         extents: (requests, 4) int64, written: first row, row behind the last, number of keys, and
             how many of the last of them ``seen`` is to be asked about: none, if all rows see all.
-        work: (2,) int32, written where the processor's attention shares its work out.
+        work: (WORK_SIZE,) int32, written where the processor's attention shares its work out.
         heads: of the layers that this is the plan of.
     """
     positions, request = rows.positions.numpy(), rows.request.numpy()

@@ -11,7 +11,13 @@ import torch
 from unit.ops.apply import run_variant
 from unit.ops.test_attention import heads_of, make_step, random_case
 
-from specinfer.ops.attention import plan_attention, scratch_bytes, tree_attention, write_kv
+from specinfer.ops.attention import (
+    WORK_SIZE,
+    plan_attention,
+    scratch_bytes,
+    tree_attention,
+    write_kv,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 
@@ -55,7 +61,7 @@ def test_every_row_attends_to_its_own_token_path(seed: int, dtype: torch.dtype) 
     keys = torch.full((len(pages), num_keys), 3, dtype=torch.int32, device="cuda")
     seen = torch.full((len(q), -(-tree.shape[1] // 64)), -1, device="cuda")
     extents = torch.full((len(pages), 4), -7, device="cuda")
-    work = torch.zeros(2, dtype=torch.int32, device="cuda")
+    work = torch.zeros(WORK_SIZE, dtype=torch.int32, device="cuda")
     heads = heads_of(q, kv)
     size = scratch_bytes(heads, "cuda")
     scratch = torch.full((kv_heads, size), 255, dtype=torch.uint8, device="cuda")

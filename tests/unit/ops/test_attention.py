@@ -21,6 +21,7 @@ from unit.ops.apply import run_variant
 from specinfer.ops.attention import (
     ATTENTION,
     PAGE_SLOTS,
+    WORK_SIZE,
     HeadShape,
     commit_kv,
     plan_attention,
@@ -191,7 +192,7 @@ def run_step(step: Step, scale: float, kind: str = "cpu") -> tuple[Tensor, Tenso
         (requests, num_keys), 3, dtype=torch.int32
     )  # a slot of the null page: nobody may look at it
     seen = torch.full((len(step.q), -(-step.tree.shape[1] // 64)), -1)
-    work = torch.zeros(2, dtype=torch.int32)
+    work = torch.zeros(WORK_SIZE, dtype=torch.int32)
     scratch = torch.zeros(1, 1, dtype=torch.uint8)
     extents = torch.full((requests, EXTENT), -7)
     plan_attention(
