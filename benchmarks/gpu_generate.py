@@ -45,6 +45,8 @@ EXPANSIONS = {
 }
 BATCHES = (1, 4, 16)
 LENGTH = 768
+WARM = 3
+"""Runs that do not count: a step is recorded, then verified and captured, and replayed only then."""
 
 
 def planted(
@@ -159,12 +161,12 @@ def measure(options: argparse.Namespace) -> list[Row]:
                 decoder = make(options.llm, runtime, llm, batch, nodes)
                 engine = Engine(decoder, speculators, lookahead=1, lanes=True)
                 speeds = []
-                for turn in range(1 + options.repeats):
+                for turn in range(WARM + options.repeats):
                     outputs, speed = run(engine, batch, options.tokens, 1000 * turn)
                     texts = texts or outputs
                     if outputs != texts:
                         raise SystemExit(f"{mode}, batch {batch}: other texts than plain decoding")
-                    if turn:
+                    if turn >= WARM:
                         speeds.append(speed)
                 per_step = engine.stats.tokens_per_step if expansion else 1.0
             value = median(speeds)
