@@ -46,7 +46,7 @@ EXPANSIONS = {
 BATCHES = (1, 4, 16)
 LENGTH = 768
 WARM = 3
-"""Runs that do not count: a step is recorded, then verified and captured, and replayed only then."""
+"""Runs that do not count: a step is recorded, then captured, and only then replayed."""
 
 
 def planted(
