@@ -572,7 +572,7 @@ __device__ inline Int pick(int vocabulary, Key total, double u, Weight weight, S
         while (part < 31 && left >= scratch.parts[part]) left -= scratch.parts[part++];
         begin += part * length;
         end = min(begin + length, end);
-        if (end - begin == 1) return begin;
+        if (end - begin <= 1) return begin;
         measure(begin, end, weight, scratch);
     }
 }

@@ -327,6 +327,7 @@ PARAMS = (
     SamplingParams(temperature=2.0, top_p=0.999),
     SamplingParams(temperature=1.0, top_p=0.3),
     SamplingParams(temperature=0.0),
+    SamplingParams(temperature=1.0, top_k=1),
     SamplingParams(temperature=1e-6, top_p=0.5, top_k=1),
 )
 
