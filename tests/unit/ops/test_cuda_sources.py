@@ -11,9 +11,11 @@ from specinfer.ops.kernels.cuda import FOLDER, OPTIONS, instances
 FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+# Of the oldest card's machine code only the first half, which knows what the card has: the second,
+# registers and scheduling, is most of the time.
+@pytest.mark.parametrize(("arch", "target"), [("sm_80", "ptx"), ("sm_90", "cubin")])
 @pytest.mark.parametrize("file", FILES)
-def test_it_compiles_without_spilling(file: str, arch: str) -> None:
+def test_it_compiles(file: str, arch: str, target: str) -> None:
     core = pytest.importorskip("cuda.core")
     nvidia = pytest.importorskip("nvidia")
     headers = [str(path) for root in nvidia.__path__ for path in Path(root).glob("cu*/include")]
@@ -23,5 +25,6 @@ def test_it_compiles_without_spilling(file: str, arch: str) -> None:
     options = core.ProgramOptions(
         arch=arch, std=OPTIONS[0].removeprefix("--std="), include_path=[*headers, str(FOLDER)]
     )
-    compiled = core.Program(source, "c++", options).compile("cubin", name_expressions=names)
-    assert set(compiled.symbol_mapping) == set(names)
+    compiled = core.Program(source, "c++", options).compile(target, name_expressions=names)
+    assert compiled.code
+    assert target == "ptx" or set(compiled.symbol_mapping) == set(names)
