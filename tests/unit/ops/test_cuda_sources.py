@@ -11,11 +11,10 @@ from specinfer.ops.kernels.cuda import FOLDER, OPTIONS, instances
 FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 
 
-# Of the oldest card's machine code only the first half, which knows what the card has: the second,
-# registers and scheduling, is most of the time.
-@pytest.mark.parametrize(("arch", "target"), [("sm_80", "ptx"), ("sm_90", "cubin")])
+# For the oldest card without optimisation, which is most of the time.
+@pytest.mark.parametrize(("arch", "level"), [("sm_80", "-O0"), ("sm_90", "-O3")])
 @pytest.mark.parametrize("file", FILES)
-def test_it_compiles(file: str, arch: str, target: str) -> None:
+def test_it_compiles(file: str, arch: str, level: str) -> None:
     core = pytest.importorskip("cuda.core")
     nvidia = pytest.importorskip("nvidia")
     headers = [str(path) for root in nvidia.__path__ for path in Path(root).glob("cu*/include")]
@@ -23,8 +22,10 @@ def test_it_compiles(file: str, arch: str, target: str) -> None:
     names = instances(source)
     assert names, f"{file}: no line that begins with `// instances:`"
     options = core.ProgramOptions(
-        arch=arch, std=OPTIONS[0].removeprefix("--std="), include_path=[*headers, str(FOLDER)]
+        arch=arch,
+        ptxas_options=level,
+        std=OPTIONS[0].removeprefix("--std="),
+        include_path=[*headers, str(FOLDER)],
     )
-    compiled = core.Program(source, "c++", options).compile(target, name_expressions=names)
-    assert compiled.code
-    assert target == "ptx" or set(compiled.symbol_mapping) == set(names)
+    compiled = core.Program(source, "c++", options).compile("cubin", name_expressions=names)
+    assert set(compiled.symbol_mapping) == set(names)
