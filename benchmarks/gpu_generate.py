@@ -20,12 +20,9 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_step import OTHERS, SHAPES
+from benchmarks.gpu_step import SHAPES, program_of
 from benchmarks.report import Row, markdown, write
 from specinfer.models.batch import BatchLimits
-from specinfer.models.compiler import compile_graph
-from specinfer.models.definition import definition_for
-from specinfer.models.fusion import fuse
 from specinfer.models.model import Model, weight_regions
 from specinfer.runtime.context import Runtime
 from specinfer.scheduler.assembly import new_runtime
@@ -60,9 +57,7 @@ def planted(
         shares: of the tokens whose right successor has rank 1, 2, ...; all others have none.
         dtype: of weights.
     """
-    program = fuse(
-        compile_graph(definition_for(SHAPES[name] | OTHERS).build(SHAPES[name] | OTHERS))
-    )
+    program = program_of(name)
     weights: dict[str, Tensor] = {}
     for weight, shape in program.weights.items():
         if weight.endswith(("o_proj.weight", "down_proj.weight")):
@@ -96,9 +91,7 @@ def make(
     nodes: int,
 ) -> Decoder:
     """A decoder for so many requests with trees of so many nodes."""
-    program = fuse(
-        compile_graph(definition_for(SHAPES[name] | OTHERS).build(SHAPES[name] | OTHERS))
-    )
+    program = program_of(name)
     limits = BatchLimits(
         rows=max(256, requests * (1 + nodes)),
         requests=requests,

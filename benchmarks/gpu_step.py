@@ -62,6 +62,12 @@ CONTEXTS = (128, 1024)
 STEPS = 20
 
 
+def program_of(name: str) -> Program:
+    """What a GPU runs of a model of :data:`SHAPES`."""
+    config = SHAPES[name] | OTHERS
+    return fuse(compile_graph(definition_for(config).build(config)))
+
+
 def random_weights(program: Program, dtype: torch.dtype, scale: float = 0.02) -> dict[str, Any]:
     """Weights on the GPU, of the right shapes."""
     return {
@@ -74,9 +80,7 @@ def make_decoder(
     name: str, runtime: Runtime, dtype: torch.dtype, nodes: int, length: int
 ) -> Decoder:
     """A model of random weights, with K/V for one request."""
-    program = fuse(
-        compile_graph(definition_for(SHAPES[name] | OTHERS).build(SHAPES[name] | OTHERS))
-    )
+    program = program_of(name)
     limits = BatchLimits(
         rows=1 + nodes, requests=1, context=length, nodes=1 + nodes, logit_rows=1 + nodes
     )

@@ -74,8 +74,18 @@ def kv_shape(program: Program, num_slots: int) -> tuple[int, ...]:
     return program.num_layers, num_slots, program.kv_heads, program.head_size
 
 
+def head_shape(program: Program, dtype: torch.dtype) -> HeadShape:
+    """Of a program's attention layers."""
+    group = program.heads // program.kv_heads
+    return HeadShape(program.kv_heads, group, program.head_size, dtype)
+
+
 def memory_bytes(
-    program: Program, limits: BatchLimits, num_slots: int, dtype: torch.dtype
+    program: Program,
+    limits: BatchLimits,
+    num_slots: int,
+    dtype: torch.dtype,
+    device: str = HOST,
 ) -> dict[str, int]:
     """What a :class:`Model` of these sizes holds beside its weights, by what for."""
     return {
@@ -85,6 +95,8 @@ def memory_bytes(
             prod(shape) * sum(dtype.itemsize for dtype in fields.values())
             for shape, fields in tables(limits).values()
         ),
+        "scratch of attention": program.kv_heads
+        * scratch_bytes(head_shape(program, dtype), device),
     }
 
 
@@ -143,8 +155,7 @@ class Model:
             table: runtime.region(f"{name}.{table}", shape, fields)
             for table, (shape, fields) in tables(limits).items()
         }
-        group = program.heads // program.kv_heads
-        self._heads = HeadShape(program.kv_heads, group, program.head_size, dtype)
+        self._heads = head_shape(program, dtype)
         size = scratch_bytes(self._heads, runtime.device_of(self.kv))
         self._scratch = runtime.region(
             f"{name}.scratch", (program.kv_heads, size), {"i": torch.uint8}

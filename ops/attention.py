@@ -312,9 +312,7 @@ def _commit_kv_on_gpu(kv: SimpleNamespace, moves: Tensor) -> None:
 @task(kv=RW, moves=R, pure=True, axes={"kv": _POOL})
 def move_kv(kv: SimpleNamespace, moves: Tensor) -> None:
     """The same for moves that lie in a region; those that are not used go from slot 0 to slot 0."""
-    sources, targets = moves
-    kv.k.index_copy_(1, targets, kv.k.index_select(1, sources))
-    kv.v.index_copy_(1, targets, kv.v.index_select(1, sources))
+    commit_kv(kv, moves)
 
 
 @move_kv.variant("cuda")

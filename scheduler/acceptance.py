@@ -87,7 +87,8 @@ def accept(logits: Tensor, verifications: Sequence[Verification]) -> list[Found]
 @accept.variant("cuda")
 def _accept_on_gpu(logits: Tensor, verifications: Sequence[Verification]) -> list[Found]:
     # One wait for all rows, where a walk would wait at each node that it visits.
-    return _accepted(logits, verifications, logits.argmax(-1).tolist())
+    is_wanted = any(v.params.is_greedy and v.params.is_plain for v in verifications)
+    return _accepted(logits, verifications, logits.argmax(-1).tolist() if is_wanted else None)
 
 
 def _accepted(

@@ -268,7 +268,8 @@ class Assembly:
         return program if self.device == CPU else fuse(program)
 
     def _weights(self, plan: Plan, program: Program, progress: Progress) -> dict[str, Region]:
-        expected = compile_graph(plan.graph).weights
+        # A stack is made of what lies in the checkpoint.
+        expected = compile_graph(plan.graph).weights if program.stacks else program.weights
         weights = load_weights(plan.checkpoint, expected, self.dtype, progress)
         if self.device != CPU:
             weights = stack_weights(program, weights, self.device)
@@ -299,7 +300,7 @@ class Assembly:
         free = Memory(memory.name, memory.left)
         for plan, program, nodes in models:
             limits, slots = self._sizes(nodes)
-            needed = memory_bytes(program, limits, slots.num_slots, self.dtype)
+            needed = memory_bytes(program, limits, slots.num_slots, self.dtype, self.device)
             if plan is models[0][0] or plan.checkpoint is not models[0][0].checkpoint:
                 numbers = sum(map(prod, program.weights.values()))
                 needed = {"weights": numbers * self.dtype.itemsize} | needed

@@ -189,16 +189,19 @@ class Engine:
             with self.stats.time("iteration"):
                 done = self._stretch.step()
             if done is not None:
-                round, taken = done
-                self._done.append((round, [(self._requests[one.request], one) for one in taken]))
+                self._has_done(*done)
                 return
         round = self._serving.begin()
         taken = self._taken(round)
-        self._done.append((round, [(self._requests[one.request], one) for one in taken]))
+        self._has_done(round, taken)
         with self.stats.time("commit"):
             self._commit(going_on(taken))
         self._serving.finish(taken)
         self._serving.let_go()
+
+    def _has_done(self, round: Round, taken: Sequence[Taken]) -> None:
+        """Have it told what an iteration did."""
+        self._done.append((round, [(self._requests[one.request], one) for one in taken]))
 
     def _recover(self) -> None:
         """Go on behind an iteration that broke off."""

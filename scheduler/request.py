@@ -70,6 +70,11 @@ class Request:
         return [*self.prompt, *self.output]
 
     @property
+    def length(self) -> int:
+        """Tokens of prompt and output."""
+        return len(self.prompt) + len(self.output)
+
+    @property
     def num_remaining(self) -> int:
         """Tokens that may still be written."""
         return self.max_new_tokens - len(self.output)

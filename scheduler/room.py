@@ -92,8 +92,7 @@ class Rooms:
         """Rows to have for texts that a model lacks; an SSM computes those that the LLM has."""
         lacking = 0
         for id, request in requests.items():
-            length = len(request.prompt) + len(request.output)
-            lack = max(0, length - self._known[model].get(id, 0))
+            lack = max(0, request.length - self._known[model].get(id, 0))
             if id not in self._running:  # it may be, by now, or have to wait for long
                 lack = min(lack, PROMPT_ROWS)
             if model == 0 or request.output:

@@ -144,13 +144,12 @@ class _Drafter:
         expansion: children of a node, by level.
     """
 
-    def __init__(self, runtime: Runtime, ssm: SSMSpeculator, lanes: int, chain: int) -> None:
+    def __init__(self, runtime: Runtime, ssm: SSMSpeculator, lanes: int) -> None:
         self.pool = _Pool(runtime, ssm.decoder)
         self.expansion = ssm.expansion
         name = f"{ssm.name}.lanes"
         self.have = runtime.region(f"{name}.have", (lanes,), {"n": torch.int64})
         self.tree = _Tree.of(runtime, name, lanes, sum(level_sizes(ssm.expansion)))
-        self.chain = chain
         sizes = [1, *level_sizes(ssm.expansion)]
         self.drawn = [
             runtime.region(
@@ -160,6 +159,14 @@ class _Drafter:
             )
             for level, (frontier, width) in enumerate(zip(sizes[:-1], ssm.expansion, strict=True))
         ]
+
+
+def most_lacking(ssms: Sequence[SSMSpeculator]) -> int:
+    """Tokens that an SSM may lack of a text behind an iteration."""
+    if len(ssms) == 1:
+        return 2  # a leaf of its own, and the LLM's token
+    # What it has not proposed, another one may have.
+    return 1 + max((len(ssm.expansion) for ssm in ssms), default=0)
 
 
 class LaneLoop:
@@ -179,10 +186,9 @@ class LaneLoop:
         limits = llm.model.limits
         lanes = limits.requests
         self.depth = max((len(ssm.expansion) for ssm in ssms), default=0)
-        # What one drafter has not proposed, another one may have: all but the root is then lacking.
-        self.chain = 2 if len(ssms) == 1 else 1 + self.depth
+        self.chain = most_lacking(ssms)
         self._llm = _Pool(runtime, llm)
-        self._drafters = [_Drafter(runtime, ssm, lanes, self.chain) for ssm in ssms]
+        self._drafters = [_Drafter(runtime, ssm, lanes) for ssm in ssms]
         nodes = sum(ssm.max_nodes for ssm in ssms)
         self._nodes = nodes
         self._text = runtime.region("lanes.text", (lanes, limits.context), {"i": torch.int64})
@@ -305,7 +311,7 @@ class LaneLoop:
         text, length = self._text.rows(0, lanes), self._length.rows(0, lanes)
         pool, model = drafter.pool, drafter.pool.decoder.model
         tree, pages = drafter.tree.parts(lanes), pool.pages.rows(0, lanes)
-        shape = StepShape(lanes * drafter.chain, lanes, lanes)
+        shape = StepShape(lanes * self.chain, lanes, lanes)
         have = drafter.have.rows(0, lanes)
         inputs = model.inputs(shape)
         launch(chain_batch, length=length, text=text, have=have, lane_pages=pages, **inputs)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from specinfer.scheduler.acceptance import Found
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.iteration import Budgets
-from specinfer.scheduler.lanes.loop import Fetched, IntArray, LaneLoop
+from specinfer.scheduler.lanes.loop import Fetched, IntArray, LaneLoop, most_lacking
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
 from specinfer.scheduler.speculation import UNLIMITED
@@ -57,18 +57,12 @@ class Stretch:
         self._ahead = ahead
         self._loop: LaneLoop | None = None
         if len(self._ssms) == len(speculators) and all(map(can_draw, self._ssms)):
-            loop = LaneLoop(llm, self._ssms)
-            chains = budgets.requests * loop.chain
-            if all(chains <= ssm.limits.rows for ssm in self._ssms):
-                self._loop = loop
+            rows = budgets.requests * most_lacking(self._ssms)
+            if all(rows <= ssm.limits.rows for ssm in self._ssms):
+                self._loop = LaneLoop(llm, self._ssms)
         self._lanes: list[Request | None] = []
         self._capacity: list[int] = []
         self._in_flight: deque[list[Fetched]] = deque()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether iterations were issued that were not read."""
-        return bool(self._in_flight)
 
     def step(self) -> tuple[Round, list[Taken]] | None:
         """Issue what may be issued, and read the oldest iteration; None: there is none."""
@@ -165,7 +159,7 @@ class Stretch:
             return False
         # The oldest in flight may write as much as the youngest.
         written = (1 + len(self._in_flight)) * (1 + loop.depth)
-        if any(len(one.tokens) + written > self._capacity[lane] for lane, one in going):
+        if any(one.length + written > self._capacity[lane] for lane, one in going):
             return False
         # What all of them are known to end with needs no further iteration.
         return any(one.num_remaining > len(self._in_flight) for _, one in going)
@@ -176,7 +170,7 @@ class Stretch:
         first, *trees = (one.get() for one in fetched)
         outcome, path = first["outcome"], first["path"]
         lanes = {one.id: lane for lane, one in enumerate(self._lanes) if one is not None}
-        round = serving.begin(_only(self._budgets, len(serving.running)))
+        round = serving.begin(replace(self._budgets, requests=len(serving.running)))
         verified: dict[int, TokenTree] = {}
         found: list[Found] = []
         for decode in round.iteration.decodes:
@@ -184,7 +178,7 @@ class Stretch:
             count = int(outcome[lane, 0])
             tokens = outcome[lane, 1 : 1 + count].tolist()
             nodes = path[lane, : count - 1].tolist()
-            root = serving.requests[decode.request].tokens[-1]
+            root = serving.requests[decode.request].output[-1]
             verified[decode.request] = merge(
                 [
                     full_tree(root, ssm.expansion, of_ssm["tokens"][lane])
@@ -239,8 +233,3 @@ def full_tree(root: int, expansion: Sequence[int], tokens: IntArray) -> TokenTre
             tree.add(parent, given[behind + child], 0.0, [Proposal(0, order)])
         first, frontier = behind, frontier * width
     return tree
-
-
-def _only(budgets: Budgets, requests: int) -> Budgets:
-    """The same for those that run already."""
-    return replace(budgets, requests=requests)

@@ -15,8 +15,8 @@ FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 @pytest.mark.parametrize(("arch", "level"), [("sm_80", "-O0"), ("sm_90", "-O3")])
 @pytest.mark.parametrize("file", FILES)
 def test_it_compiles(file: str, arch: str, level: str) -> None:
-    core = pytest.importorskip("cuda.core")
-    nvidia = pytest.importorskip("nvidia")
+    core = pytest.importorskip("cuda.core", reason="needs the extra `test`: a compiler")
+    nvidia = pytest.importorskip("nvidia", reason="needs the extra `test`: CUDA's headers")
     headers = [str(path) for root in nvidia.__path__ for path in Path(root).glob("cu*/include")]
     source = (FOLDER / file).read_text()
     names = instances(source)
