@@ -18,12 +18,10 @@ from typing import Any
 import torch
 
 from specinfer.runtime.dependence import LaunchId
-from specinfer.runtime.errors import ConfigError, TraceError
+from specinfer.runtime.errors import TraceError
 from specinfer.runtime.executor import Operation, plain_calls
+from specinfer.runtime.executor.gpu_check import check_gpu
 from specinfer.runtime.executor.serial import SerialExecutor
-
-OLDEST = (8, 0)
-"""Compute capability that kernels are made for, and those behind it."""
 
 
 class CudaExecutor(SerialExecutor):
@@ -33,7 +31,7 @@ class CudaExecutor(SerialExecutor):
         device: number of the GPU.
 
     Raises:
-        ConfigError: there is none, or it is too old.
+        ConfigError: there is none, it is too old, or a library that it needs is.
     """
 
     def __init__(self, device: int = 0) -> None:
@@ -126,38 +124,3 @@ class _Graph:
 
 def _is_on_gpu(operation: Operation) -> bool:
     return bool(getattr(operation, "is_on_gpu", False))
-
-
-def check_gpu(device: int = 0) -> None:
-    """Refuse a GPU that is not there or too old, before anything is loaded.
-
-    Raises:
-        ConfigError: what is missing, and what was expected.
-    """
-    if torch.version.cuda is None:
-        raise ConfigError(
-            f"device is cuda, but torch {torch.__version__} was built without CUDA; expected a "
-            "build for CUDA 13 (see https://pytorch.org/get-started/locally)"
-        )
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            f"device is cuda, but torch {torch.__version__} (CUDA {torch.version.cuda}) finds no "
-            "GPU; expected one that `nvidia-smi` lists, and a driver that is as new"
-        )
-    if device >= (count := torch.cuda.device_count()):
-        raise ConfigError(f"device is cuda:{device}, but there are {count} GPUs")
-    if (found := torch.cuda.get_device_capability(device)) < OLDEST:
-        name = torch.cuda.get_device_name(device)
-        raise ConfigError(
-            f"device is cuda, but {name} has compute capability {found[0]}.{found[1]}, expected "
-            f"{OLDEST[0]}.{OLDEST[1]} (A100) or newer"
-        )
-    try:
-        import cupy
-
-        cupy.cuda.runtime.runtimeGetVersion()
-    except Exception as error:
-        raise ConfigError(
-            f"device is cuda, but CuPy cannot be used: {error}; expected "
-            '`pip install "specinfer[gpu]"`, for CUDA 13 and its driver'
-        ) from None

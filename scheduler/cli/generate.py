@@ -131,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
     for option, path in paths.items():
         if path and not path.absolute().parent.is_dir():
             raise ConfigError(f"{option} {path}: there is no such folder")
+    if config.device != "cpu":  # before models are fetched
+        from specinfer.runtime.executor.gpu_check import check_gpu
+
+        check_gpu()
     machine = machine_here()
     rank = machine.ranks[0]
     prompts = on_first(machine, lambda: read_prompts(args.prompts, args.file, sys.stdin))

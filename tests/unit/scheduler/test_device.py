@@ -32,5 +32,11 @@ def test_the_command_line_refuses_it(capsys: pytest.CaptureFixture[str]) -> None
     assert "device is 'tpu'" in " ".join(capsys.readouterr().err.split())
 
 
+@without_gpu
+def test_it_is_looked_for_before_models_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--device", "cuda", "--model", "no/where", "Hello"]) == 2
+    assert "device is cuda, but torch" in " ".join(capsys.readouterr().err.split())
+
+
 def test_arrays_of_the_host_are_on_no_gpu() -> None:
     assert not is_on_gpu(torch.zeros(2))
