@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -40,6 +40,7 @@ from specinfer.scheduler.config import DEVICES, EXECUTORS, BatchConfig, Parallel
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.engine import Engine
+from specinfer.scheduler.fitting import enough, what_fits
 from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.pipeline import DESK
 from specinfer.scheduler.plan import Plan
@@ -298,21 +299,40 @@ class Assembly:
             return
         memory = self.runtime.memories[CPU if self.device == CPU else GPU]
         free = Memory(memory.name, memory.left)
+        try:
+            for what, num_bytes in self._needs(models):
+                free.hold(what, num_bytes)
+        except OutOfMemoryError as error:
+            raise ConfigError(f"{error}; {self._advice(models, memory)}") from None
+
+    def _needs(self, models: Sequence[tuple[Plan, Program, int]]) -> list[tuple[str, int]]:
+        """What all models take, in bytes, by what for and whom."""
+        needs: list[tuple[str, int]] = []
         for plan, program, nodes in models:
             limits, slots = self._sizes(nodes)
             needed = memory_bytes(program, limits, slots.num_slots, self.dtype, self.device)
             if plan is models[0][0] or plan.checkpoint is not models[0][0].checkpoint:
                 numbers = sum(map(prod, program.weights.values()))
                 needed = {"weights": numbers * self.dtype.itemsize} | needed
-            try:
-                for what, num_bytes in needed.items():
-                    free.hold(f"{what} of {plan.name}", num_bytes)
-            except OutOfMemoryError as error:
-                raise ConfigError(
-                    f"{error}; {self.batch.max_requests} requests of {self.length} tokens with "
-                    f"trees of {nodes} nodes: lower batch.max_requests, batch.max_length or the "
-                    f"trees, take smaller models, or raise memory.{memory.name}"
-                ) from None
+            needs += ((f"{what} of {plan.name}", number) for what, number in needed.items())
+        return needs
+
+    def _advice(self, models: Sequence[tuple[Plan, Program, int]], memory: Memory) -> str:
+        """What was asked for, and what of it would fit."""
+
+        def needs(batch: BatchConfig, length: int) -> int:
+            changed = replace(self, batch=batch, length=length)
+            return sum(number for _, number in changed._needs(models))
+
+        asked = (
+            f"{self.batch.max_requests} requests of {self.length} tokens with trees of "
+            f"{models[0][2]} nodes"
+        )
+        fitting = what_fits(self.batch, self.length, needs, memory.left or 0)
+        budget = f"memory.{memory.name}: {enough(memory.used + needs(self.batch, self.length))}"
+        if not fitting:
+            return f"{asked}: not even one of them would fit; expected smaller models, or {budget}"
+        return f"{asked}: would fit with {', '.join(fitting)}, smaller models or trees, or {budget}"
 
     def _sizes(self, nodes: int) -> tuple[BatchLimits, KVPages]:
         """The largest batch, and the K/V slots, of a model for trees of ``nodes`` nodes."""

@@ -72,10 +72,41 @@ def test_says_who_takes_too_much_and_what_to_lower(
     assert re.fullmatch(
         r"specinfer: error: cpu: K/V pool of .*tiny asks for [\d.]+ MiB, but [\d.]+ MiB of 8\.0 MiB"
         r" are left, [\d.]+ [KM]iB too few; held: weights of .*tiny [\d.]+ KiB; 400 requests of 64 "
-        r"tokens with trees of \d+ nodes: lower batch\.max_requests, batch\.max_length or the trees"
-        r", take smaller models, or raise memory\.cpu\n",
+        r"tokens with trees of \d+ nodes: would fit with batch\.max_requests=\d+, "
+        r"smaller models or trees, or memory\.cpu: \d+ MiB\n",
         said,
     )
+
+
+def test_what_is_said_to_fit_does_and_nothing_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(budget: int | None = None, **given: int) -> LLM:
+        asked = {"max_requests": 8, "max_rows": 64, "max_length": 128} | given
+        llm, memory = LLM(folder), {} if budget is None else {"cpu": budget}
+        llm.compile(ssms=[PrefixSSM(1, (2, 1))], batch=BatchConfig(**asked), memory=memory)
+        return llm
+
+    budget = compiled()._compiled.runtime.memories["cpu"].used * 9 // 10
+    with pytest.raises(ConfigError) as raised:
+        compiled(budget)
+    said = dict(re.findall(r"batch\.(\w+)=(\d+)", str(raised.value)))
+    assert list(said) == ["max_requests", "max_length"]
+    for name, value in said.items():
+        compiled(budget, **{name: int(value)})
+        with monkeypatch.context() as patches:
+            patches.setattr(assembly, "load_weights", lambda *_: pytest.fail("read"))
+            with pytest.raises(ConfigError, match="would fit with"):
+                compiled(budget, **{name: int(value) + 1})
+
+
+@pytest.mark.usefixtures("_reads_no_weights")
+def test_says_that_nothing_would_fit_and_how_much_it_takes(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"not even one .* or memory\.cpu: \d+ MiB$") as raised:
+        LLM(folder).compile(batch=BATCH, memory={"cpu": "64 KiB"})
+    enough = str(raised.value).rpartition(": ")[2]
+    with pytest.raises(pytest.fail.Exception, match="read"):
+        LLM(folder).compile(batch=BATCH, memory={"cpu": enough})
 
 
 @pytest.mark.usefixtures("_reads_no_weights")
