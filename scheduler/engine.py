@@ -22,6 +22,7 @@ from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
 from specinfer.scheduler.lanes.stretch import Stretch
+from specinfer.scheduler.late_tree import LateTree
 from specinfer.scheduler.pipeline import Done, Pipeline
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
@@ -39,14 +40,20 @@ class Event:
     Attributes:
         request: the request, with its output so far.
         tokens: tokens it got; none while its prompt is computed.
-        tree: the tree that was verified, if one was.
+        verified: the tree that was verified, if one was.
         accepted: nodes of it that were accepted.
     """
 
     request: Request
     tokens: list[int]
-    tree: TokenTree | None = None
+    verified: TokenTree | LateTree | None = None
     accepted: Sequence[int] = ()
+
+    @property
+    def tree(self) -> TokenTree | None:
+        """The tree that was verified, made if it was not."""
+        found = self.verified
+        return found.tree if isinstance(found, LateTree) else found
 
 
 class Engine:

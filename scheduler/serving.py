@@ -15,6 +15,7 @@ from specinfer.scheduler.batcher import Batcher
 from specinfer.scheduler.decoder import Work
 from specinfer.scheduler.drafting import Ask
 from specinfer.scheduler.iteration import Budgets, Chunk, Decode, Iteration, Outcome
+from specinfer.scheduler.late_tree import LateTree
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.logprobs import TokenLogprobs
 from specinfer.scheduler.speculators import Context, Drawing, Speculator
@@ -57,7 +58,7 @@ class Taken:
     request: int
     tokens: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()
-    tree: TokenTree | None = None
+    tree: TokenTree | LateTree | None = None
     accepted: Sequence[int] = ()
     has_ended: bool = False
 
@@ -106,12 +107,17 @@ class Serving:
             self._ended.append(id)
             self.let_go()
 
-    def begin(self, budgets: Budgets | None = None) -> Round:
-        """What the next iteration does; at most so much, by default what the batcher was told."""
+    def begin(self, budgets: Budgets | None = None, *, asks: bool = True) -> Round:
+        """What the next iteration does.
+
+        Args:
+            budgets: it does at most so much; by default what the batcher was told.
+            asks: whether speculators are to be asked.
+        """
         iteration = self._batcher.begin(budgets)
         self._lengths = {id: len(self.requests[id].output) for id in self._batcher.running}
         computed = [{c.request: c.stop for c in chunks} for chunks in iteration.drafts]
-        decodes = iteration.decodes if self._speculators else ()
+        decodes = iteration.decodes if self._speculators and asks else ()
         return Round(iteration, [self._ask(decode, computed) for decode in decodes])
 
     def roots(self, iteration: Iteration) -> dict[int, TokenTree]:
@@ -134,7 +140,7 @@ class Serving:
         ]
 
     def take(
-        self, round: Round, trees: Mapping[int, TokenTree], found: Sequence[Found]
+        self, round: Round, trees: Mapping[int, TokenTree | LateTree], found: Sequence[Found]
     ) -> list[Taken]:
         """Append what was accepted, up to the end of each text.
 
@@ -243,7 +249,7 @@ class Serving:
             request.num_logprobs,
         )
 
-    def _taken(self, id: int, tree: TokenTree | None, found: Found) -> Taken:
+    def _taken(self, id: int, tree: TokenTree | LateTree | None, found: Found) -> Taken:
         """Take what was accepted; what lies past the end of the text is dropped."""
         accepted, logprobs = found
         request = self.requests[id]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 from specinfer.scheduler.iteration import Iteration
+from specinfer.scheduler.late_tree import LateTree, Tally
 from specinfer.scheduler.serving import Taken
 from specinfer.scheduler.token_tree import TokenTree
 
@@ -80,7 +81,10 @@ class Stats:
         self.num_prompt_tokens += sum(chunk.num_rows for chunk in iteration.chunks)
         for one in taken:
             self.num_tokens += len(one.tokens)
-            if one.tree is not None:
+            if isinstance(one.tree, LateTree):
+                tally = one.tree.tally(one.tokens[: len(one.accepted)])
+                self._count(tally, len(one.accepted), len(one.tokens))
+            elif one.tree is not None:
                 self.verified(one.tree, one.accepted, len(one.tokens))
 
     def verified(self, tree: TokenTree, nodes: Sequence[int], num_kept: int) -> None:
@@ -91,15 +95,16 @@ class Stats:
             nodes: the accepted path, without the root.
             num_kept: tokens that the request used of it, the LLM's own among them.
         """
+        self._count(Tally.of(tree, nodes), len(nodes), num_kept)
+
+    def _count(self, tally: Tally, num_accepted: int, num_kept: int) -> None:
         self.num_steps += 1
         self.num_step_tokens += num_kept
-        self.num_nodes += len(tree) - 1
-        for depth, node in enumerate([0, *nodes], start=1):
-            if tree.children(node):
-                self.offered[depth] += 1
-        self.accepted.update(range(1, len(nodes) + 1))
-        self.proposed_by.update(_drafters(tree, range(len(tree))))
-        self.accepted_by.update(_drafters(tree, nodes))
+        self.num_nodes += tally.num_nodes
+        self.offered.update(tally.offered)
+        self.accepted.update(range(1, num_accepted + 1))
+        self.proposed_by.update(tally.proposed)
+        self.accepted_by.update(tally.accepted)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -123,9 +128,3 @@ class Stats:
             ],
             "seconds": dict(self.seconds),
         }
-
-
-def _drafters(tree: TokenTree, nodes: Iterable[int]) -> Iterator[int]:
-    """Who proposed these nodes, each drafter once for each node."""
-    for node in nodes:
-        yield from {proposal.drafter for proposal in tree.proposals[node]}

@@ -18,6 +18,7 @@ from torch import Tensor
 from specinfer.ops.attention import PAGE_SLOTS
 from specinfer.runtime.task import Task
 from specinfer.scheduler.lanes.batches import chain_batch, level_batch, verify_batch
+from specinfer.scheduler.lanes.matching import match_text
 from specinfer.scheduler.lanes.taking import take, take_draft, walk_greedy
 from specinfer.scheduler.lanes.trees import add_tree, begin_tree, grow_tree
 
@@ -180,6 +181,7 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
     empty = {"tokens": poisoned(*shape), "parents": poisoned(*shape), "count": poisoned(lanes)}
     yield Case(begin_tree, {"length": length, "text": text, **empty})
     yield random_growth(generator, sizes, length)
+    yield random_matching(generator, sizes)
     merged = {f"into_{name}": table for name, table in trees().items()}
     room = poisoned(lanes, nodes)
     for name in ("into_tokens", "into_parents"):
@@ -221,6 +223,21 @@ def random_growth(generator: random.Random, sizes: Sizes, length: Tensor) -> Cas
     count = (length > 0).long() * (first + frontier)
     tables = {"drawn": drawn, "tokens": tokens, "parents": parents, "count": count}
     return Case(grow_tree, {**tables, "first": first, "width": width})
+
+
+def random_matching(generator: random.Random, sizes: Sizes) -> Case:
+    """What followed before, in texts of which most repeat themselves."""
+    lanes, nodes = sizes.lanes, sizes.nodes
+    text = random_text(generator, sizes)
+    for row in text:
+        period = generator.randint(1, sizes.context)
+        row[:] = row[torch.arange(sizes.context) % period]
+        row[generator.randrange(sizes.context)] = 0
+    lengths = [generator.randint(0, sizes.context) for _ in range(lanes)]
+    shape = lanes, 1 + nodes
+    trees = {"tokens": poisoned(*shape), "parents": poisoned(*shape), "count": poisoned(lanes)}
+    numbers = {"min_match": generator.randint(1, 3), "max_places": generator.choice([1, 3, 8, 32])}
+    return Case(match_text, {"length": torch.tensor(lengths), "text": text, **trees, **numbers})
 
 
 @dataclass

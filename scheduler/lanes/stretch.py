@@ -18,14 +18,15 @@ from dataclasses import replace
 from specinfer.scheduler.acceptance import Found
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.iteration import Budgets
-from specinfer.scheduler.lanes.loop import Fetched, IntArray, LaneLoop, most_lacking
+from specinfer.scheduler.lanes.drafters import can_draw, most_lacking
+from specinfer.scheduler.lanes.loop import Issued, LaneLoop
+from specinfer.scheduler.late_tree import LateTree
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
 from specinfer.scheduler.speculation import UNLIMITED
 from specinfer.scheduler.speculators import Speculator
-from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
-from specinfer.scheduler.token_tree import Proposal, TokenTree, merge
-from specinfer.scheduler.verifiers import Accepted
+from specinfer.scheduler.speculators.ssm import SSMSpeculator
+from specinfer.scheduler.token_tree import TokenTree
 
 SHORTEST = 4
 """Iterations that a stretch must have room for to be begun."""
@@ -55,14 +56,14 @@ class Stretch:
         self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         self._budgets = budgets
         self._ahead = ahead
+        self._chain = most_lacking(speculators)
         self._loop: LaneLoop | None = None
-        if len(self._ssms) == len(speculators) and all(map(can_draw, self._ssms)):
-            rows = budgets.requests * most_lacking(self._ssms)
-            if all(rows <= ssm.limits.rows for ssm in self._ssms):
-                self._loop = LaneLoop(llm, self._ssms)
+        rows = budgets.requests * self._chain
+        if all(map(can_draw, speculators)) and all(rows <= s.limits.rows for s in self._ssms):
+            self._loop = LaneLoop(llm, speculators)
         self._lanes: list[Request | None] = []
         self._capacity: list[int] = []
-        self._in_flight: deque[list[Fetched]] = deque()
+        self._in_flight: deque[Issued] = deque()
 
     def step(self) -> tuple[Round, list[Taken]] | None:
         """Issue what may be issued, and read the oldest iteration; None: there is none."""
@@ -99,7 +100,7 @@ class Stretch:
         if not all(map(is_greedy, (requests[id] for id in running))):
             return False
         if not all(
-            self._is_caught_up(loop, id, len(text)) for id, text in zip(running, texts, strict=True)
+            self._is_caught_up(id, len(text)) for id, text in zip(running, texts, strict=True)
         ):
             return False
         least = SHORTEST * (1 + loop.depth)
@@ -129,12 +130,12 @@ class Stretch:
     def _decoders(self) -> list[Decoder]:
         return [self._llm, *(ssm.decoder for ssm in self._ssms)]
 
-    def _is_caught_up(self, loop: LaneLoop, id: int, length: int) -> bool:
+    def _is_caught_up(self, id: int, length: int) -> bool:
         """Whether a request is past its prompt, for all models."""
         if id not in self._llm.slots or self._llm.slots.length(id) != length - 1:
             return False
         return all(
-            id in ssm.slots and length - loop.chain <= ssm.slots.length(id) < length
+            id in ssm.slots and length - self._chain <= ssm.slots.length(id) < length
             for ssm in self._ssms
         )
 
@@ -164,29 +165,20 @@ class Stretch:
         # What all of them are known to end with needs no further iteration.
         return any(one.num_remaining > len(self._in_flight) for _, one in going)
 
-    def _read(self, fetched: Sequence[Fetched]) -> tuple[Round, list[Taken]]:
+    def _read(self, issued: Issued) -> tuple[Round, list[Taken]]:
         """An iteration as the host sees it."""
         serving = self._serving
-        first, *trees = (one.get() for one in fetched)
-        outcome, path = first["outcome"], first["path"]
         lanes = {one.id: lane for lane, one in enumerate(self._lanes) if one is not None}
-        round = serving.begin(replace(self._budgets, requests=len(serving.running)))
-        verified: dict[int, TokenTree] = {}
+        budgets = replace(self._budgets, requests=len(serving.running))
+        round = serving.begin(budgets, asks=False)
+        ids = [decode.request for decode in round.iteration.decodes]
+        results = issued.read([lanes[id] for id in ids])
+        verified: dict[int, TokenTree | LateTree] = {}
         found: list[Found] = []
-        for decode in round.iteration.decodes:
-            lane = lanes[decode.request]
-            count = int(outcome[lane, 0])
-            tokens = outcome[lane, 1 : 1 + count].tolist()
-            nodes = path[lane, : count - 1].tolist()
-            root = serving.requests[decode.request].output[-1]
-            verified[decode.request] = merge(
-                [
-                    full_tree(root, ssm.expansion, of_ssm["tokens"][lane])
-                    for ssm, of_ssm in zip(self._ssms, trees, strict=True)
-                ]
-                or [TokenTree(root)]
-            )
-            found.append((Accepted(nodes, tokens), []))
+        for id, result in zip(ids, results, strict=True):
+            root = serving.requests[id].output[-1]
+            verified[id] = LateTree(root, result.drafts, result.num_nodes)
+            found.append((result.accepted, []))
         taken = serving.take(round, verified, found)
         for one in going_on(taken):
             self._llm.slots.commit(one.request, len(one.tokens))
@@ -203,33 +195,8 @@ class Stretch:
         self._lanes.clear()
 
 
-def can_draw(ssm: SSMSpeculator) -> bool:
-    """Whether lanes can draw an SSM's trees: full ones, of the LLM's own tokens."""
-    return ssm.vocabulary is None and ssm.max_nodes == sum(level_sizes(ssm.expansion))
-
-
 def is_greedy(request: Request) -> bool:
     """Whether lanes can write a request: its likeliest tokens, guessed without limits."""
     params = request.sampling
     is_free = request.speculation == UNLIMITED
     return params.is_greedy and params.is_plain and is_free and not request.num_logprobs
-
-
-def full_tree(root: int, expansion: Sequence[int], tokens: IntArray) -> TokenTree:
-    """The tree of an expansion whose nodes, level by level, have these tokens.
-
-    >>> import numpy as np
-    >>> tree = full_tree(5, (2, 1), np.array([5, 7, 8, 9, 9]))
-    >>> [tree.path(node) for node in range(1, 5)]
-    [[5, 7], [5, 8], [5, 7, 9], [5, 8, 9]]
-    """
-    tree = TokenTree(root)
-    first, frontier = 0, 1
-    given = tokens.tolist()
-    for width in expansion:
-        behind = first + frontier
-        for child in range(frontier * width):
-            parent, order = first + child // width, child % width
-            tree.add(parent, given[behind + child], 0.0, [Proposal(0, order)])
-        first, frontier = behind, frontier * width
-    return tree

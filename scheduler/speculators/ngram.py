@@ -66,6 +66,12 @@ class NGramSpeculator:
         cost: of a verification step by its rows.
         max_places: places in the request's own text that are looked at, the latest.
         corpus: other texts to look at.
+
+    Attributes:
+        max_nodes: see above, as for all of these.
+        min_match: tokens that must agree.
+        max_places: places in the request's own text.
+        corpus: other texts.
     """
 
     name = "ngram"
@@ -79,10 +85,10 @@ class NGramSpeculator:
         corpus: SuffixIndex | None = None,
     ) -> None:
         self.max_nodes = max_nodes
-        self._min_match = min_match
+        self.min_match = min_match
         self._cost = cost
-        self._max_places = max_places
-        self._corpus = corpus
+        self.max_places = max_places
+        self.corpus = corpus
         self._indices: dict[int, _Index] = {}
 
     def release(self, request: int) -> None:
@@ -106,14 +112,14 @@ class NGramSpeculator:
 
     def _places(self, context: Context) -> list[_Place]:
         """Those that agree longest come first; of these the request's own, the latest first."""
-        tokens, least = context.tokens, self._min_match
+        tokens, least = context.tokens, self.min_match
         index = self._indices.setdefault(context.request, _Index(least))
         index.extend(tokens)
         ends = index.ends.get(tuple(tokens[-least:]), [])[:-1]
         places = [
-            _Place(_agreement(tokens, e), tokens, e) for e in ends[: -1 - self._max_places : -1]
+            _Place(_agreement(tokens, e), tokens, e) for e in ends[: -1 - self.max_places : -1]
         ]
-        if (corpus := self._corpus) is not None:
+        if (corpus := self.corpus) is not None:
             found = corpus.places(tokens, least, CORPUS_PLACES)
             places += [_Place(agreement, corpus.tokens, at) for agreement, at in found]
         return sorted(places, key=lambda place: -place.agreement)

@@ -18,8 +18,11 @@ from specinfer.models.model import Model
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.kv_pages import KVPages
 from specinfer.scheduler.lanes.batches import chain_batch, level_batch, verify_batch
+from specinfer.scheduler.lanes.matching import match_text
 from specinfer.scheduler.lanes.taking import take, take_draft, walk_greedy
 from specinfer.scheduler.lanes.trees import add_tree, begin_tree, grow_tree
+from specinfer.scheduler.speculators import Context
+from specinfer.scheduler.speculators.ngram import NGramSpeculator
 from specinfer.scheduler.token_tree import TokenTree, merge
 from specinfer.scheduler.verifiers import follow
 
@@ -245,6 +248,36 @@ def test_trees_are_merged_as_the_host_merges_them(seed: int) -> None:
             assert found == [right.tokens, right.parents]
         else:
             assert not used
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_guesses_are_those_of_the_speculator(seed: int) -> None:
+    """Node for node, in texts that repeat more or less."""
+    generator = random.Random(seed)
+    nodes, least, most = (generator.choice(few) for few in ([1, 5, 16, 40], [1, 2, 3], [1, 3, 8]))
+    vocabulary = generator.choice([1, 2, 3, 8])
+    texts = []
+    for _ in range(20):
+        text = [generator.randrange(vocabulary) for _ in range(generator.randint(0, 80))]
+        texts.append(text + text[generator.randint(0, 80) :] * generator.randint(0, 2))
+    table = poisoned(len(texts), 300)
+    for row, text in zip(table, texts, strict=True):
+        row[: len(text)] = torch.tensor(text, dtype=torch.int64)
+    shape = len(texts), 1 + nodes
+    tokens, parents, count = poisoned(*shape), poisoned(*shape), poisoned(len(texts))
+    length = torch.tensor(list(map(len, texts)))
+    match_text(length, table, tokens, parents, count, least, most)
+    speculator = NGramSpeculator(nodes, least, max_places=most)
+    for lane, text in enumerate(texts):
+        used = int(count[lane])
+        found = [t[lane, :used].tolist() for t in (tokens, parents)]
+        if text:
+            (right,) = speculator.draft([Context(lane, text, max_depth=999)])
+            assert found == [right.tokens, right.parents]
+        else:
+            assert not used
+        assert not tokens[lane, used:].any()
+        assert (parents[lane, used:] == -1).all()
 
 
 def random_best(world: World, trees: Sequence[TokenTree | None]) -> Tensor:

@@ -13,6 +13,8 @@ from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.speculators.suffixes import SuffixIndex
+from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.token_tree import TokenTree
 
 MODEL = tiny_model(4)
@@ -23,6 +25,8 @@ DRAFTS: dict[str, list[Draft | Speculator]] = {
     "incremental": [],
     "an SSM": [GOOD],
     "two SSMs": [GOOD, OTHER],
+    "n-grams": [NGramSpeculator()],
+    "an SSM and n-grams": [GOOD, NGramSpeculator(6, min_match=1, max_places=3)],
 }
 PROMPTS = [[1, 2, 3], [4, 5], [7] * 20, list(range(30)), [9, 8, 7, 6, 5], [3]]
 
@@ -73,7 +77,7 @@ def test_tells_what_the_other_way_tells(drafts: str) -> None:
     ours = told(bench_of(drafts, 1))
     plain = told(make_bench(MODEL, DRAFTS[drafts], SIZES))
     # Near the end of its text the host allows no deeper trees than what may still be written.
-    depth = 4
+    depth = 17
     assert ours[:-depth] == plain[:-depth]
     assert [tokens for tokens, *_ in ours] == [tokens for tokens, *_ in plain]
 
@@ -119,8 +123,24 @@ def test_with_few_pages_it_ends_in_time() -> None:
     assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
 
 
-def test_others_than_ssms_are_asked_on_the_host() -> None:
-    bench = make_bench(MODEL, [GOOD, NGramSpeculator()], SIZES, lookahead=1, lanes=True)
+def test_a_corpus_is_searched_on_the_host() -> None:
+    ngram = NGramSpeculator(corpus=SuffixIndex([plain_greedy(MODEL, PROMPTS[0], 40)]))
+    bench = make_bench(MODEL, [GOOD, ngram], SIZES, lookahead=1, lanes=True)
     requests = [request(id, prompt) for id, prompt in enumerate(PROMPTS)]
     assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
     assert not [t for t in bench.engine.runtime.traces if t.name == "lanes"]
+
+
+@pytest.mark.parametrize("drafts", DRAFTS)
+def test_counts_what_the_other_way_counts(drafts: str) -> None:
+    """All statistics, of trees that are never made."""
+
+    def counted(bench: Bench) -> Stats:
+        bench.engine.submit(request(0, PROMPTS[0], 60))
+        while len(bench.engine.step()[0].request.output) < 35:
+            pass
+        return bench.engine.stats
+
+    ours, plain = counted(bench_of(drafts, 1)), counted(make_bench(MODEL, DRAFTS[drafts], SIZES))
+    ours.seconds = plain.seconds = {}
+    assert ours == plain

@@ -1,0 +1,148 @@
+"""Draws trees in lanes by a small model, level by level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specinfer.models.batch import StepShape
+from specinfer.ops.attention import move_kv
+from specinfer.ops.sample import top_k
+from specinfer.runtime.context import Runtime
+from specinfer.runtime.future import Future
+from specinfer.runtime.index_space import IndexSpace
+from specinfer.runtime.privilege import R
+from specinfer.runtime.region import Subregion
+from specinfer.runtime.task import task
+from specinfer.scheduler.lanes.batches import chain_batch, level_batch
+from specinfer.scheduler.lanes.tables import Fetched, IntArray, Lanes, Pool, TreeTables
+from specinfer.scheduler.lanes.taking import take_draft
+from specinfer.scheduler.lanes.trees import begin_tree, grow_tree
+from specinfer.scheduler.late_tree import FlatTree
+from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
+
+
+@task(tokens=R)
+def fetch_tokens(tokens: Tensor) -> Fetched:
+    """Begin to bring the tokens of trees of a known shape to the host."""
+    return Fetched({"tokens": tokens})
+
+
+class SSMDrafter:
+    """Full trees of an SSM's likeliest tokens.
+
+    Args:
+        ssm: the speculator.
+        name: of its tables.
+        lanes: at most.
+        chain: most tokens that it may lack of a text.
+
+    Attributes:
+        pool: of its K/V.
+        have: (lanes,) committed tokens of its K/V.
+        tree: what it draws.
+        depth: levels of that.
+    """
+
+    def __init__(self, ssm: SSMSpeculator, name: str, lanes: int, chain: int) -> None:
+        runtime = ssm.decoder.model.runtime
+        self._runtime: Runtime = runtime
+        self._model = ssm.decoder.model
+        self._expansion = ssm.expansion
+        self._chain = chain
+        sizes = level_sizes(ssm.expansion)
+        self._parents = full_parents(ssm.expansion)
+        self._computed = 1 + sum(sizes[:-1])
+        self.depth = len(sizes)
+        self.pool = Pool(runtime, ssm.decoder)
+        self.have = runtime.region(f"{name}.have", (lanes,), {"n": torch.int64})
+        self.tree = TreeTables.of(runtime, name, lanes, sum(sizes))
+        self._drawn = [
+            runtime.region(
+                f"{name}.drawn{level}",
+                (lanes * frontier, width),
+                {"token": torch.int64, "log_prob": torch.float32},
+            )
+            for level, (frontier, width) in enumerate(
+                zip([1, *sizes[:-1]], ssm.expansion, strict=True)
+            )
+        ]
+
+    def draw(self, lanes: Lanes) -> None:
+        """Issue what writes the trees."""
+        launch, model, count = self._runtime.launch, self._model, lanes.count
+        tree, pages = self.tree.parts(count), self.pool.pages.rows(0, count)
+        shape = StepShape(count * self._chain, count, count)
+        have = self.have.rows(0, count)
+        launch(chain_batch, **lanes.texts, have=have, lane_pages=pages, **model.inputs(shape))
+        launch(begin_tree, **lanes.texts, **tree)
+        first, frontier = 0, 1
+        for level, width in enumerate(self._expansion):
+            if level > 0:
+                rows = count * frontier
+                shape = StepShape(rows, count, rows)
+                nodes: dict[str, Any] = {"first": first, "last": first + frontier}
+                launch(
+                    level_batch,
+                    length=lanes.length,
+                    **tree,
+                    lane_pages=pages,
+                    **model.inputs(shape),
+                    **nodes,
+                    **self.pool.scratch,
+                )
+            drawn = self._children(model.compute(shape), level, count * frontier)
+            launch(grow_tree, drawn=drawn, **tree, first=first, width=width)
+            first, frontier = first + frontier, frontier * width
+
+    def take(self, lanes: Lanes, outcome: Subregion, moves: Subregion) -> None:
+        """Issue what commits the K/V of accepted tokens that it proposed and computed itself."""
+        count = lanes.count
+        self._runtime.launch(
+            take_draft,
+            outcome=outcome,
+            length=lanes.length,
+            **self.tree.parts(count),
+            have=self.have.rows(0, count),
+            lane_pages=self.pool.pages.rows(0, count),
+            moves=moves,
+            computed=self._computed,
+            **self.pool.scratch,
+        )
+        self._runtime.launch(move_kv, kv=self._model.kv.part(), moves=moves)
+
+    def fetch(self, lanes: int) -> Future:
+        """Issue what brings the trees to the host."""
+        return self._runtime.launch(fetch_tokens, tokens=self.tree.parts(lanes)["tokens"])
+
+    def drawn(self, fetched: dict[str, IntArray], lane: int) -> FlatTree:
+        """The tree of a lane."""
+        return FlatTree(fetched["tokens"][lane].tolist(), self._parents)
+
+    def _children(self, logits: Subregion, level: int, rows: int) -> Subregion:
+        """Issue what finds the children of a level's nodes; where they are."""
+        drawn = self._drawn[level]
+        space = IndexSpace((0, 0), (rows, drawn.shape[1]))
+        tokens, log_probs = drawn.part(space, "token"), drawn.part(space, "log_prob")
+        self._runtime.launch(top_k, logits=logits, tokens=tokens, log_probs=log_probs)
+        return tokens
+
+
+def can_expand(ssm: SSMSpeculator) -> bool:
+    """Whether lanes can draw an SSM's trees: full ones, of the LLM's own tokens."""
+    return ssm.vocabulary is None and ssm.max_nodes == sum(level_sizes(ssm.expansion))
+
+
+def full_parents(expansion: tuple[int, ...]) -> list[int]:
+    """The parents of a full tree's nodes, level by level.
+
+    >>> full_parents((2, 1))
+    [-1, 0, 0, 1, 2]
+    """
+    parents, first, frontier = [-1], 0, 1
+    for width in expansion:
+        parents += [first + child // width for child in range(frontier * width)]
+        first, frontier = first + frontier, frontier * width
+    return parents
