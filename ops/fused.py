@@ -13,7 +13,7 @@ from torch import Tensor
 
 from specinfer.ops.attention import write_kv
 from specinfer.ops.elementwise import add, silu_mul
-from specinfer.ops.kernels import rowwise_cuda
+from specinfer.ops.kernels import linear_cuda, rowwise_cuda
 from specinfer.ops.norm import rms_norm
 from specinfer.ops.rotary import rotary
 from specinfer.runtime.privilege import RW, WD, R
@@ -122,5 +122,8 @@ def gated_linear(x: Tensor, weight: Tensor, out: Tensor) -> None:
 
 @gated_linear.variant("cuda")
 def _gated_linear_cuda(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    if linear_cuda.fits(x, weight, out):
+        linear_cuda.gated_linear(x, weight, out)
+        return
     gate, up = torch.mm(x, weight.t()).chunk(2, dim=1)
     rowwise_cuda.silu_mul(gate, up, out)

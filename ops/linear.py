@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels import packed
+from specinfer.ops.kernels import linear_cuda, packed
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.privilege import WD, R
 from specinfer.runtime.task import task
@@ -62,6 +62,22 @@ def _linear_packed(x: Tensor, weight: Tensor, out: Tensor) -> None:
 @linear_bias.variant("packed", accepts=_is_packed)
 def _linear_bias_packed(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     out.copy_(packed.product(x, weight, bias))
+
+
+@linear.variant("cuda")
+def _linear_cuda(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    if linear_cuda.fits(x, weight, out):
+        linear_cuda.linear(x, weight, None, out)
+    else:
+        torch.mm(x, weight.t(), out=out)
+
+
+@linear_bias.variant("cuda")
+def _linear_bias_cuda(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    if linear_cuda.fits(x, weight, out):
+        linear_cuda.linear(x, weight, bias, out)
+    else:
+        torch.addmm(bias, x, weight.t(), out=out)
 
 
 LINEAR = Operator(

@@ -7,8 +7,11 @@ keeps the machine code on disk. Each file lists its instances in lines that begi
 
 from __future__ import annotations
 
+import ctypes
 import re
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,24 @@ TYPES = {
 }
 """What kernels call the types of numbers that they are made for."""
 
+CHAINED = '#include "chain.cuh"'
+"""Stands in a file whose kernels wait by themselves for those before them."""
+
+CHAINS = (9, 0)
+"""Compute capability from which on they can."""
+
 SMALL_SHARED_BYTES = 48 << 10
 """Shared memory that a block may have without asking."""
+
+
+def architecture(source: str) -> str | None:
+    """The only architecture that a ``.cu`` file can be compiled for, if it says so.
+
+    >>> architecture("// architecture: sm_90a")
+    'sm_90a'
+    """
+    found = re.search(r"^// architecture: (\w+)$", source, re.MULTILINE)
+    return found and found[1]
 
 
 def instances(source: str) -> list[str]:
@@ -43,35 +62,105 @@ def instances(source: str) -> list[str]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """A kernel on the card that is there.
+
+    Attributes:
+        function: its handle.
+        is_chained: whether it waits by itself for what was launched before.
+        loaded: keeps it on the card.
+    """
+
+    function: Any
+    is_chained: bool
+    loaded: Any
+
+
 @cache
-def _kernel(file: str, name: str, shared_bytes: int) -> Any:
-    import cupy  # only where there is a card
+def _kernel(file: str, name: str, shared_bytes: int) -> _Kernel:
+    from cuda.bindings import driver  # only where there is a card
 
     source = (FOLDER / file).read_text()
+    only = architecture(source)
+    address, loaded = _built_for(only, source, name) if only else _built(source, name)
+    function = driver.CUfunction(address)
+    if shared_bytes > SMALL_SHARED_BYTES:
+        most = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _check(driver.cuFuncSetAttribute(function, most, shared_bytes), f"{name} of {file}")
+    is_chained = CHAINED in source and torch.cuda.get_device_capability() >= CHAINS
+    return _Kernel(function, is_chained, loaded)
+
+
+def _built(source: str, name: str) -> tuple[int, Any]:
+    """A kernel for the card that is there: its address, and what keeps it loaded."""
+    import cupy
+
     module = cupy.RawModule(
         code=source, options=(*OPTIONS, f"-I{FOLDER}"), name_expressions=(name,)
     )
     kernel = module.get_function(name)
-    if shared_bytes > SMALL_SHARED_BYTES:
-        kernel.max_dynamic_shared_size_bytes = shared_bytes
-    return kernel
+    return kernel.kernel.ptr, kernel
 
 
-class _Handle:
-    """A stream of torch as other libraries take it: by its address, and a version."""
-
-    def __init__(self, address: int) -> None:
-        self._address = address
-
-    def __cuda_stream__(self) -> tuple[int, int]:
-        return 0, self._address
-
-
-@cache
-def _stream(address: int) -> Any:
+def _built_for(only: str, source: str, name: str) -> tuple[int, Any]:
+    """The same for an architecture that CuPy has no word for, like ``sm_90a``."""
     import cupy
+    from cuda.core import Program, ProgramOptions
+    from cuda.pathfinder import find_nvidia_header_directory
 
-    return cupy.cuda.Stream.from_external(_Handle(address))
+    headers = [find_nvidia_header_directory("cudart"), f"{cupy.cuda.get_cuda_path()}/include"]
+    options = ProgramOptions(
+        arch=only,
+        std=OPTIONS[0].removeprefix("--std="),
+        include_path=[str(FOLDER), *(path for path in headers if path)],
+    )
+    compiled = Program(source, "c++", options).compile("cubin", name_expressions=(name,))
+    module = cupy.cuda.function.Module()
+    module.load(compiled.code)
+    symbol = compiled.symbol_mapping[name]
+    function = module.get_function(symbol if isinstance(symbol, str) else symbol.decode())
+    return function.ptr, (module, function)
+
+
+def _check(answer: tuple[Any, ...], what: str) -> None:
+    status = answer[0]
+    if status.value:
+        raise RuntimeError(f"{what}: the driver answers {status.name}")
+
+
+_FORMATS = {np.int32: "i4x", np.int64: "q", np.uint64: "Q", np.float32: "f4x"}
+"""How numbers stand in the list of a kernel's arguments, 8 bytes for each."""
+
+
+def _packed(arguments: Sequence[Tensor | np.generic]) -> tuple[Any, Any]:
+    """Arguments of a kernel: the address of each, and what they lie in."""
+    formats = [_FORMATS[type(a)] if isinstance(a, np.generic) else "Q" for a in arguments]
+    values = [a.item() if isinstance(a, np.generic) else a.data_ptr() for a in arguments]
+    block = ctypes.create_string_buffer(struct.pack("<" + "".join(formats), *values))
+    first = ctypes.addressof(block)
+    return (ctypes.c_void_p * len(values))(*(first + 8 * i for i in range(len(values)))), block
+
+
+def _attributes(is_chained: bool, cluster: int) -> list[Any]:
+    """What is special about a launch."""
+    from cuda.bindings import driver
+
+    listed = []
+    if is_chained:
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = (
+            driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        )
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        listed.append(attribute)
+    if cluster > 1:
+        attribute = driver.CUlaunchAttribute()
+        attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+        size = attribute.value.clusterDim
+        size.x, size.y, size.z = cluster, 1, 1
+        listed.append(attribute)
+    return listed
 
 
 def launch(
@@ -82,8 +171,12 @@ def launch(
     arguments: Sequence[Tensor | np.generic],
     *,
     shared_bytes: int = 0,
+    cluster: int = 1,
 ) -> None:
     """Launch a kernel on torch's current stream.
+
+    A kernel of a file that includes ``chain.cuh`` waits for those before it when it needs to, and
+    may so begin while they end.
 
     Args:
         file: a ``.cu`` beside this one.
@@ -93,10 +186,19 @@ def launch(
         arguments: tensors, passed as pointers to their first element, and NumPy scalars of the
             very types that the kernel takes.
         shared_bytes: dynamic shared memory of a block.
+        cluster: blocks next to each other along the first dimension that run at once and see each
+            other's shared memory; compute capability 9.0 or newer.
     """
-    listed = tuple(
-        np.uint64(given.data_ptr()) if isinstance(given, Tensor) else given for given in arguments
-    )
-    stream = _stream(torch.cuda.current_stream().cuda_stream)
-    with stream:
-        _kernel(file, name, shared_bytes)(tuple(grid), (block,), listed, shared_mem=shared_bytes)
+    from cuda.bindings import driver
+
+    kernel = _kernel(file, name, shared_bytes)
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = (*grid, 1, 1)[:3]
+    config.blockDimX, config.blockDimY, config.blockDimZ = block, 1, 1
+    config.sharedMemBytes = shared_bytes
+    config.hStream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
+    attributes = _attributes(kernel.is_chained, cluster)
+    config.attrs, config.numAttrs = attributes, len(attributes)
+    addresses, _block = _packed(arguments)
+    answer = driver.cuLaunchKernelEx(config, kernel.function, ctypes.addressof(addresses), 0)
+    _check(answer, f"{name} of {file}, grid {tuple(grid)}, {shared_bytes} bytes of shared memory")

@@ -10,6 +10,7 @@
 // instances: pairs<float, 1, Add>, pairs<__half, 1, Add>, pairs<__nv_bfloat16, 1, Add>
 // instances: pairs<float, 4, SiluMul>, pairs<__half, 8, SiluMul>, pairs<__nv_bfloat16, 8, SiluMul>
 // instances: pairs<float, 1, SiluMul>, pairs<__half, 1, SiluMul>, pairs<__nv_bfloat16, 1, SiluMul>
+#include "chain.cuh"
 #include "packs.cuh"
 
 struct Gelu {
@@ -52,6 +53,7 @@ struct SiluMul {
 template <typename T, int N, typename F>
 __global__ void each(const T* x, T* out, int rows, int packs, long long x_stride,
                      long long out_stride) {
+    begin();
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     const long long row = at / packs;
     if (row >= rows) return;
@@ -65,6 +67,7 @@ __global__ void each(const T* x, T* out, int rows, int packs, long long x_stride
 template <typename T, int N, typename F>
 __global__ void pairs(const T* x, const T* y, T* out, int rows, int packs, long long x_stride,
                       long long y_stride, long long out_stride) {
+    begin();
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     const long long row = at / packs;
     if (row >= rows) return;

@@ -9,6 +9,7 @@
 // instances: rms_norm<float, 1, true>, rms_norm<__half, 1, true>, rms_norm<__nv_bfloat16, 1, true>
 // instances: layer_norm<float, 4>, layer_norm<__half, 8>, layer_norm<__nv_bfloat16, 8>
 // instances: layer_norm<float, 1>, layer_norm<__half, 1>, layer_norm<__nv_bfloat16, 1>
+#include "chain.cuh"
 #include "packs.cuh"
 
 // The sum over a block, the same bits in every thread. `parts` must not be used otherwise.
@@ -29,6 +30,7 @@ __global__ void __launch_bounds__(1024)
     rms_norm(const T* x, const T* y, const T* weight, T* total, T* out, int features,
              long long x_stride, long long y_stride, long long total_stride, long long out_stride,
              float eps) {
+    begin();
     __shared__ float parts[32];
     const long long row = blockIdx.x;
     const int first = threadIdx.x * N, step = blockDim.x * N;
@@ -70,6 +72,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(1024)
     layer_norm(const T* x, const T* weight, const T* bias, T* out, int features,
                long long x_stride, long long out_stride, float eps) {
+    begin();
     __shared__ float sums[32], squares[32];
     const long long row = blockIdx.x;
     const int first = threadIdx.x * N, step = blockDim.x * N;

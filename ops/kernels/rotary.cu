@@ -3,6 +3,7 @@
 // instances: angles<float>, angles<__half>, angles<__nv_bfloat16>
 // instances: turn<float, 4>, turn<__half, 8>, turn<__nv_bfloat16, 8>
 // instances: turn<float, 1>, turn<__half, 1>, turn<__nv_bfloat16, 1>
+#include "chain.cuh"
 #include "packs.cuh"
 
 // Cosines of both halves of a head, then sines, the first half negated. Frequencies are rounded to
@@ -11,6 +12,7 @@
 template <typename T>
 __global__ void angles(const long long* positions, T* out, int rows, int half, float theta,
                        long long stride) {
+    begin();
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = at / half, i = at % half;
     if (row >= rows) return;
@@ -31,6 +33,7 @@ __global__ void turn(const T* q, const T* k, const T* v, const T* table, const l
                      T* out, T* pool_k, T* pool_v, int rows, int heads, int kv_heads, int half,
                      long long q_stride, long long k_stride, long long v_stride,
                      long long table_stride, long long out_stride, long long slot_stride) {
+    begin();
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     const int packs = half / N, all = heads + 2 * kv_heads, size = 2 * half;
     const int i = at % packs * N;

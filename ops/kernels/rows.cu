@@ -3,11 +3,13 @@
 // instances: gather<uint4>, gather<unsigned int>, gather<unsigned short>
 // instances: write_kv<uint4>, write_kv<unsigned int>, write_kv<unsigned short>
 // instances: commit_kv<uint4>, commit_kv<unsigned int>, commit_kv<unsigned short>
+#include "chain.cuh"
 
 // out[i] = x[rows[i]]
 template <typename Word>
 __global__ void gather(const Word* x, const long long* rows, Word* out, int count, int words,
                        long long x_stride, long long out_stride) {
+    begin();
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     const long long row = at / words;
     const int i = at % words;
@@ -19,6 +21,7 @@ template <typename Word>
 __global__ void write_kv(const Word* k, const Word* v, const long long* slots, Word* pool_k,
                          Word* pool_v, int count, int words, long long k_stride,
                          long long v_stride, long long slot_stride) {
+    begin();
     const unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     const long long row = at / words;
     const int i = at % words;
@@ -36,6 +39,7 @@ template <typename Word>
 __global__ void commit_kv(Word* pool_k, Word* pool_v, const long long* moves,
                           const long long* count, int capacity, int words, long long moves_stride,
                           long long layer_stride, long long slot_stride) {
+    begin();
     Word* pool = (blockIdx.y % 2 ? pool_v : pool_k) + blockIdx.y / 2 * layer_stride;
     const long long all = (count && *count < capacity ? *count : capacity) * words;
     for (long long at = blockIdx.x * blockDim.x + threadIdx.x; at < all;

@@ -5,10 +5,12 @@
 // The block begins with a header of SEGMENT numbers for each table: address, rows, columns and row
 // stride of the table, then offset, rows and columns of the array, and what is written where the
 // array has nothing.
+#include "chain.cuh"
 
 #define SEGMENT 8
 
 extern "C" __global__ void fill_tables(const long long* __restrict__ block) {
+    begin();
     const long long* segment = block + blockIdx.x * SEGMENT;
     long long* table = reinterpret_cast<long long*>(segment[0]);
     const long long rows = segment[1], columns = segment[2], stride = segment[3];

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specinfer.ops.kernels.cuda import FOLDER, OPTIONS, instances
+from specinfer.ops.kernels.cuda import FOLDER, OPTIONS, architecture, instances
 
 FILES = sorted(path.name for path in FOLDER.glob("*.cu"))
 
@@ -19,10 +19,13 @@ def test_it_compiles(file: str, arch: str, level: str) -> None:
     nvidia = pytest.importorskip("nvidia", reason="needs the extra `test`: CUDA's headers")
     headers = [str(path) for root in nvidia.__path__ for path in Path(root).glob("cu*/include")]
     source = (FOLDER / file).read_text()
+    only = architecture(source)
+    if only and not only.startswith(arch):
+        pytest.skip(f"{file} is for {only} only")
     names = instances(source)
     assert names, f"{file}: no line that begins with `// instances:`"
     options = core.ProgramOptions(
-        arch=arch,
+        arch=only or arch,
         ptxas_options=level,
         std=OPTIONS[0].removeprefix("--std="),
         include_path=[*headers, str(FOLDER)],
