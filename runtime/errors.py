@@ -8,6 +8,7 @@
   + PoisonedError         data or a value that was never made, because a task raised
   + DivergenceError       ranks that do not run the same program
   + runtime.memory        OutOfMemoryError, HoldError
+  + runtime.executor.gpu_memory  GpuMemoryError
   + runtime.arena         ArenaError
   + models.errors         GraphError, CheckpointError, FetchError
   + scheduler.errors      TreeError, RequestError

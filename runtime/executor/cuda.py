@@ -21,6 +21,7 @@ from specinfer.runtime.dependence import LaunchId
 from specinfer.runtime.errors import TraceError
 from specinfer.runtime.executor import Operation, plain_calls
 from specinfer.runtime.executor.gpu_check import check_gpu
+from specinfer.runtime.executor.gpu_memory import is_out_of_memory, out_of_memory
 from specinfer.runtime.executor.serial import SerialExecutor
 
 
@@ -29,6 +30,9 @@ class CudaExecutor(SerialExecutor):
 
     Args:
         device: number of the GPU.
+
+    A task or a graph that the GPU has no memory for raises
+    :class:`~specinfer.runtime.executor.gpu_memory.GpuMemoryError`.
 
     Raises:
         ConfigError: there is none, it is too old, or a library that it needs is.
@@ -45,8 +49,13 @@ class CudaExecutor(SerialExecutor):
         self, id: LaunchId, operation: Operation, waits_for: Collection[LaunchId]
     ) -> Sequence[LaunchId]:
         """Run the operation's host part now; its work on the GPU comes when it comes."""
-        with torch.cuda.stream(self._stream):
-            return super().submit(id, operation, waits_for)
+        try:
+            with torch.cuda.stream(self._stream):
+                return super().submit(id, operation, waits_for)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(operation, error) from error
+            raise
 
     def prepare(self, operations: Sequence[Operation]) -> Sequence[Callable[[], Any]]:
         """A graph for each run of operations on the GPU, a plain function for each other."""
@@ -73,6 +82,8 @@ class CudaExecutor(SerialExecutor):
                     call()
                 except BaseException as error:
                     self._fail(base + at, operations[at], error)
+                    if is_out_of_memory(error):
+                        raise out_of_memory(operations[at], error) from error
                     raise
                 at += call.count if isinstance(call, _Graph) else 1
 
@@ -89,11 +100,19 @@ class CudaExecutor(SerialExecutor):
             except BaseException as error:
                 with suppress(RuntimeError):  # what cannot be captured spoils all of it
                     graph.capture_end()
+                if is_out_of_memory(error):
+                    raise out_of_memory(f"{operations[at]}, captured,", error) from error
                 raise TraceError(
                     f"{operations[at]} cannot be captured as part of a CUDA graph: {error}; "
                     "expected a task that only issues work to the GPU, and waits for none"
                 ) from error
-            graph.capture_end()
+            try:
+                graph.capture_end()
+            except Exception as error:
+                if is_out_of_memory(error):
+                    what = f"a CUDA graph of {len(calls)} operations from {operations[0]} on"
+                    raise out_of_memory(what, error) from error
+                raise
         return _Graph(graph, len(calls))
 
     def wait(self, ids: Collection[LaunchId] | None) -> None:
