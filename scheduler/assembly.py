@@ -131,6 +131,22 @@ def _executor(name: str, device: str, num_ranks: int) -> Executor:
     return InOrderExecutor() if num_ranks > 1 else SerialExecutor()
 
 
+def with_lookahead(batch: BatchConfig, device: str, *, is_adaptive: bool) -> BatchConfig:
+    """The same with ``lookahead`` decided, where nobody has.
+
+    Args:
+        batch: how much is done at once.
+        device: ``cpu`` or ``cuda``.
+        is_adaptive: whether trees were asked for that follow what was read.
+
+    >>> [with_lookahead(BatchConfig(), d, is_adaptive=False).lookahead for d in ("cpu", "cuda")]
+    [0, 1]
+    """
+    if batch.lookahead is not None:
+        return batch
+    return replace(batch, lookahead=int(device != CPU and not is_adaptive))
+
+
 def gpu_bytes() -> int:
     """Memory of the GPU that nobody uses yet."""
     free, _ = torch.cuda.mem_get_info()
@@ -260,7 +276,7 @@ class Assembly:
             drafting,
             verifier=verifier,
             prefill_share=self.batch.prefill_share,
-            lookahead=self.batch.lookahead,
+            lookahead=self.batch.lookahead or 0,
             lanes=self.device != CPU,
         )
 

@@ -301,7 +301,8 @@ class BatchConfig:
             computed again.
         prefill_share: of the rows of a pass, kept for prompts while there are some to compute.
         lookahead: iterations that are issued before the one before them was read. Trees are then as
-            large as the speculators draw them, and texts come that much later.
+            large as the speculators draw them, and texts come that much later. None: 1 on a GPU
+            unless ``speculation.adaptive`` is true, 0 on a CPU.
     """
 
     max_requests: int = 16
@@ -309,12 +310,12 @@ class BatchConfig:
     max_length: int = 0
     kv_pages: int = 0
     prefill_share: float = PREFILL_SHARE
-    lookahead: int = 0
+    lookahead: int | None = None
 
     def __post_init__(self) -> None:
         _at_least_one(self, "max_requests", "max_rows")
         for name in ("max_length", "kv_pages", "lookahead"):
-            if (value := getattr(self, name)) < 0:
+            if (value := getattr(self, name)) is not None and value < 0:
                 raise ValueError(f"{name} is {value}, expected at least 0")
         if not 0 <= self.prefill_share <= 1:
             raise ValueError(f"prefill_share is {self.prefill_share}, expected 0 to 1")

@@ -21,6 +21,7 @@ from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
+from specinfer.scheduler.lanes.reasons import why_by_host
 from specinfer.scheduler.lanes.stretch import Stretch
 from specinfer.scheduler.late_tree import LateTree
 from specinfer.scheduler.pipeline import Done, Pipeline
@@ -88,6 +89,7 @@ class Engine:
         self._speculators = tuple(speculators)
         ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         budgets = _budgets(llm, ssms, self._speculators, prefill_share)
+        self._most_requests = budgets.requests
         self._batcher = Batcher(budgets, llm.slots, [ssm.slots for ssm in ssms])
         self._serving = Serving(self._batcher, self._speculators, verifier)
         self._verifier = verifier
@@ -196,15 +198,29 @@ class Engine:
             with self.stats.time("iteration"):
                 done = self._stretch.step()
             if done is not None:
+                self.stats.num_by_lanes += 1
                 self._has_done(*done)
                 return
         round = self._serving.begin()
+        if self._stretch is not None:
+            self.stats.by_host[self._why_by_host(round)] += 1
         taken = self._taken(round)
         self._has_done(round, taken)
         with self.stats.time("commit"):
             self._commit(going_on(taken))
         self._serving.finish(taken)
         self._serving.let_go()
+
+    def _why_by_host(self, round: Round) -> str:
+        """What keeps an iteration off the lanes."""
+        serving = self._serving
+        running = [serving.requests[id] for id in serving.running]
+        return why_by_host(
+            self._speculators,
+            running,
+            has_prompts=bool(round.iteration.chunks),
+            may_join=len(running) < min(self._most_requests, len(serving.requests)),
+        )
 
     def _has_done(self, round: Round, taken: Sequence[Taken]) -> None:
         """Have it told what an iteration did."""

@@ -20,11 +20,12 @@ from specinfer.models.fetch import fetch, home_from_environment, locate
 from specinfer.models.parallel import tensor_rules
 from specinfer.models.progress import Progress, silent
 from specinfer.models.tokenizer import TextStream
+from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.oplog import OperationLog
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.trace import Trace
-from specinfer.scheduler.assembly import Assembly, new_runtime
+from specinfer.scheduler.assembly import GPU, Assembly, new_runtime, with_lookahead
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
     DTYPES,
@@ -39,6 +40,7 @@ from specinfer.scheduler.config import (
 )
 from specinfer.scheduler.engine import Engine, Event
 from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.gpu_full import explained
 from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.pruning import takes_any_tree
 from specinfer.scheduler.request import Request
@@ -218,8 +220,9 @@ class LLM:
         Raises:
             SpecInferError: weights that do not fit, or an SSM that cannot speculate for this LLM.
         """
-        batch = batch or BatchConfig()
         self._speculation = speculation or SpeculationConfig()
+        is_adaptive = bool(self._speculation.adaptive)
+        batch = with_lookahead(batch or BatchConfig(), device, is_adaptive=is_adaptive)
         verifier = self._speculation.verifier
         self._generation = generation_config or GenerationConfig()
         torch.set_grad_enabled(False)
@@ -239,13 +242,14 @@ class LLM:
         )
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype, device)
         self._lanes = RequestLanes(profiler) if profiler else None
-        self._engine = assembly.engine(
-            self.plan(),
-            makers,
-            verifier,
-            self._progress,
-            is_adaptive=_is_adaptive(self._speculation, batch),
-        )
+        with explained(runtime, GPU):
+            self._engine = assembly.engine(
+                self.plan(),
+                makers,
+                verifier,
+                self._progress,
+                is_adaptive=_is_adaptive(self._speculation, batch),
+            )
 
     def generate(
         self,
@@ -339,10 +343,9 @@ class LLM:
 
     def run(self) -> Iterator[Event]:
         """Serve what was submitted, yielding each iteration's progress on each request."""
-        lanes = self._lanes
-        if lanes is None:
-            return self._compiled.run()
-        return _watched(self._compiled.run(), lanes)
+        events, lanes = self._compiled.run(), self._lanes
+        events = _explained(events, self._compiled.runtime)
+        return events if lanes is None else _watched(events, lanes)
 
     def result(self, request: Request) -> GenerationResult:
         """What a finished request wrote."""
@@ -448,6 +451,11 @@ class LLM:
             return [seed_of_copy(seed, number * generation.n) for number in range(count)]
         seeds: list[int | None] = self._compiled.runtime.agree([new_seed() for _ in range(count)])
         return seeds
+
+
+def _explained(events: Iterable[Event], runtime: Runtime) -> Iterator[Event]:
+    with explained(runtime, GPU):
+        yield from events
 
 
 def _watched(events: Iterable[Event], lanes: RequestLanes) -> Iterator[Event]:

@@ -34,6 +34,8 @@ class Stats:
         accepted: by depth: how often one of them was right.
         proposed_by: by drafter: nodes it proposed.
         accepted_by: by drafter: accepted nodes that it had proposed.
+        num_by_lanes: iterations that ran on the device alone.
+        by_host: iterations that the host conducted though lanes were asked for, by reason.
         seconds: time by phase: ``prefill`` (passes that verify nothing), ``draft``, ``verify`` and
             ``commit``.
     """
@@ -51,6 +53,8 @@ class Stats:
     accepted: Counter[int] = field(default_factory=Counter)
     proposed_by: Counter[int] = field(default_factory=Counter)
     accepted_by: Counter[int] = field(default_factory=Counter)
+    num_by_lanes: int = field(default=0, compare=False)  # another way to the same
+    by_host: Counter[str] = field(default_factory=Counter, compare=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -126,5 +130,6 @@ class Stats:
                 {"speculator": s, "proposed": self.proposed_by[i], "accepted": self.accepted_by[i]}
                 for i, s in enumerate(self.speculators)
             ],
+            "iterations": {"lanes": self.num_by_lanes, "host": dict(self.by_host.most_common())},
             "seconds": dict(self.seconds),
         }

@@ -157,6 +157,8 @@ def run(args: argparse.Namespace) -> int:
         is_coloured = _is_coloured(_console(args.color))
         _stream(llm, events, console, args.show_tree, is_coloured=is_coloured)
         _say_seed(config, requests[0], console, is_quiet=args.quiet)
+    if not (args.stats or args.quiet):
+        _say_if_by_host(llm, console)
     if args.stats:
         from specinfer.scheduler.cli.stats_view import print_stats
 
@@ -266,6 +268,15 @@ def _say_seed(config: ServingConfig, request: Request, console: Console, *, is_q
     seed = request.sampling.seed
     if seed is not None and config.generation.seed is None and not is_quiet:
         console.print(f"[dim]seed {seed}[/]")
+
+
+def _say_if_by_host(llm: LLM, console: Console) -> None:
+    """That lanes were asked for and not used, unless that is only how texts begin and end."""
+    from specinfer.scheduler.cli.stats_view import ways
+    from specinfer.scheduler.lanes.reasons import PASSING
+
+    if llm.stats.by_host.keys() - PASSING:
+        console.print(f"[dim]{ways(llm.stats)}[/]")
 
 
 def _serve(

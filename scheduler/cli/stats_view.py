@@ -27,7 +27,26 @@ def print_stats(stats: Stats, console: Console) -> None:
             for number, name in enumerate(stats.speculators)
         )
         console.print(_rates("speculator", "nodes", names))
+    if stats.by_host:
+        console.print(f"\n{ways(stats)}")
     console.print(_times(stats))
+
+
+def ways(stats: Stats) -> str:
+    """How many iterations ran on the device alone, and what kept the others from it.
+
+    >>> stats = Stats(num_by_lanes=6)
+    >>> stats.by_host.update(["prompts", "sampling", "sampling"])
+    >>> print(ways(stats))
+    6 of 9 iterations ran on the device alone; the host conducted 2 for sampling, 1 for prompts
+    """
+    first, *rest = stats.by_host.most_common()
+    total = stats.num_by_lanes + stats.by_host.total()
+    others = "".join(f", {count} for {reason}" for reason, count in rest)
+    return (
+        f"{stats.num_by_lanes} of {total} iterations ran on the device alone; "
+        f"the host conducted {first[1]} for {first[0]}{others}"
+    )
 
 
 def gain(stats: Stats) -> str:

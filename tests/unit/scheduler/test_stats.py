@@ -56,3 +56,11 @@ def test_time_is_added_even_when_the_block_raises() -> None:
         raise KeyError
     assert stats.seconds["draft"] > first >= 0
     assert list(stats.seconds) == ["draft"]
+
+
+def test_iterations_are_told_by_way_and_reason() -> None:
+    stats = Stats(num_by_lanes=5)
+    stats.by_host.update(["prompts", "sampling", "sampling"])
+    told = stats.as_dict()["iterations"]
+    assert told == {"lanes": 5, "host": {"sampling": 2, "prompts": 1}}
+    assert list(told["host"]) == ["sampling", "prompts"]
