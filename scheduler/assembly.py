@@ -32,6 +32,7 @@ from specinfer.runtime.mapper.yaml import YamlMapper
 from specinfer.runtime.memory import Memory, OutOfMemoryError, budgets_from
 from specinfer.runtime.mesh import Mesh
 from specinfer.runtime.oplog import LoggingExecutor, OperationLog
+from specinfer.runtime.profile.device import CudaClock
 from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
@@ -89,7 +90,8 @@ def new_runtime(
     if machine.num_ranks > 1 and executor != "serial":
         raise ConfigError(f"executor is {executor!r}, expected serial on several ranks")
     chosen = _executor(executor, device, machine.num_ranks)
-    chosen = ProfilingExecutor(chosen, profiler) if profiler else chosen
+    if profiler:
+        chosen = ProfilingExecutor(chosen, profiler, None if device == CPU else CudaClock())
     chosen = LoggingExecutor(chosen, log) if log else chosen
     budgets = dict.fromkeys(mapper.memories) | {CPU: machine_bytes()}
     if device != CPU:

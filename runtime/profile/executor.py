@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
 from specinfer.runtime.dependence import LaunchId
 from specinfer.runtime.executor import Executor
 from specinfer.runtime.executor.wrapping import WrappingExecutor
+from specinfer.runtime.profile.device import DeviceClock, DeviceSpans
 from specinfer.runtime.profile.profiler import Profiler
-from specinfer.runtime.profile.record import COMMUNICATION, HOST, MAIN
+from specinfer.runtime.profile.record import COMMUNICATION, DEVICE, HOST, MAIN
 
 SHORTEST_WAIT_NS = 1_000
 """The host did not really wait if it took less."""
@@ -23,6 +25,7 @@ class ProfilingExecutor(WrappingExecutor):
     Args:
         inner: carries out the operations.
         profiler: is told.
+        clock: of the GPU that operations are issued to, if there is one.
 
     An operation is named by the first word of its ``str()``. It may have, besides what executors
     ask of it,
@@ -32,11 +35,18 @@ class ProfilingExecutor(WrappingExecutor):
     * ``remote_waits_for``: (rank, number) of operations of other ranks that had to end before.
 
     Times are those of ``run()``: of one that only starts work elsewhere, they are of the starting.
+    With a clock, what works on the GPU's memory has a span in the row ``gpu``, with the GPU's own
+    time, and its issuing is the host's work.
     """
 
-    def __init__(self, inner: Executor, profiler: Profiler) -> None:
+    def __init__(
+        self, inner: Executor, profiler: Profiler, clock: DeviceClock | None = None
+    ) -> None:
         super().__init__(inner)
         self._profiler = profiler
+        self.on_device = None if clock is None else DeviceSpans(clock)
+        if self.on_device is not None:
+            profiler.before_reading(self.on_device.settle)
         self._rows: dict[int, str] = {}
         self._new_row = threading.Lock()
         self._issuing_since: int | None = None
@@ -74,7 +84,9 @@ class ProfilingExecutor(WrappingExecutor):
             stop = perf_counter_ns()
             if stop - start >= SHORTEST_WAIT_NS:
                 self._profiler.span(HOST, "wait", start, stop, kind="wait")
-            self._issuing_since = stop
+            if self.on_device is not None:
+                self.on_device.settle()
+            self._issuing_since = perf_counter_ns()
 
     def close(self) -> None:
         """Close the executor."""
@@ -97,6 +109,17 @@ class ProfilingExecutor(WrappingExecutor):
             kind="communication" if is_communication else "task",
             launch=operation,
             **({} if num_bytes is None else {"bytes": num_bytes}),
+        )
+
+    def issued(self, profiled: _Profiled, start: int, stop: int) -> None:
+        """Record that an operation was issued to the device."""
+        name = str(profiled.operation).partition("(")[0]
+        self._profiler.span(self._row(profiled.issuer), name, start, stop, kind="host")
+
+    def ran_on_device(self, profiled: _Profiled, start: int, stop: int) -> None:
+        """Record that an operation ran on the device."""
+        self._profiler.span(
+            DEVICE, "", start, stop, profiled.id, profiled.waits_for, launch=profiled.operation
         )
 
     def _issued(self, now: int) -> None:
@@ -144,12 +167,29 @@ class _Profiled:
 
     def run(self) -> Any:
         """Run the operation, and tell when even if it raises."""
+        on_device = self._executor.on_device
+        if on_device is not None and _works_on_gpu(self.operation):
+            return self._run_on(on_device)
         start = perf_counter_ns()
         try:
             return self.operation.run()
         finally:
             self._executor.ran(self, start, perf_counter_ns())
 
+    def _run_on(self, device: DeviceSpans) -> Any:
+        begun, start = device.begin(), perf_counter_ns()
+        try:
+            return self.operation.run()
+        finally:
+            stop = perf_counter_ns()
+            device.end(begun, partial(self._executor.ran_on_device, self))
+            self._executor.issued(self, start, stop)
+
     def bound(self) -> Callable[[], Any]:
         """The same as a plain function."""
         return self.run
+
+
+def _works_on_gpu(operation: Any) -> bool:
+    """Whether all memory of an operation is a GPU's, even if it also works on the host."""
+    return bool(getattr(getattr(operation, "executable", None), "is_on_gpu", False))

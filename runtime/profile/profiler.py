@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import isfinite
 from time import perf_counter_ns
@@ -69,6 +69,7 @@ class Profiler:
         self._samples: list[Sample] = []
         self._marks: list[tuple[bool, str, str, int, dict[str, Any]]] = []
         self._num_dropped = 0
+        self._before_reading: list[Callable[[], None]] = []
         self._changed = threading.Lock()
 
     def span(
@@ -127,12 +128,18 @@ class Profiler:
         if self._has_room():
             self._marks.append((False, str(request), phase, perf_counter_ns(), args))
 
+    def before_reading(self, tell: Callable[[], None]) -> None:
+        """Have somebody tell what it kept, before a profile is made."""
+        self._before_reading.append(tell)
+
     def profile(self) -> Profile:
         """What was recorded so far.
 
         Host spans leave out the time of tasks that the host ran itself; phases of requests that
         have not ended do so now, and say that they are ``unfinished``.
         """
+        for tell in self._before_reading:
+            tell()
         now = perf_counter_ns()
         # Other threads may still append: a copy is what there was at one moment.
         values = list(self._spans)

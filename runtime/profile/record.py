@@ -11,8 +11,9 @@ Kind = Literal["task", "communication", "host", "wait"]
 
 KINDS: tuple[Kind, ...] = ("task", "communication", "host", "wait")
 
-HOST, MAIN, COMMUNICATION = "host", "main", "communication"
-"""Rows: what the host does, tasks that it runs itself, and data on its way between ranks."""
+HOST, MAIN, DEVICE, COMMUNICATION = "host", "main", "gpu", "communication"
+"""Rows: what the host does, tasks that it runs itself, tasks of a GPU, and data on its way between
+ranks."""
 
 TRACE_HITS, TRACE_MISSES = "trace hits", "trace misses"
 """Counters from which the hit rate of traces is computed."""
@@ -27,7 +28,7 @@ class Span:
 
     Attributes:
         rank: of the process.
-        row: what it ran on: ``worker 0``, ``main``, ``communication``, ``host``.
+        row: what it ran on: ``worker 0``, ``main``, ``gpu``, ``communication``, ``host``.
         name: of the task.
         start: when it began, in ns.
         stop: when it ended, in ns.
@@ -128,10 +129,10 @@ class Profile:
 def row_order(row: str) -> tuple[int, int, str]:
     """What rows are sorted by.
 
-    >>> sorted(["communication", "worker 10", "worker 9", "main", "host"], key=row_order)
-    ['host', 'main', 'worker 9', 'worker 10', 'communication']
+    >>> sorted(["communication", "worker 10", "worker 9", "gpu", "main", "host"], key=row_order)
+    ['host', 'main', 'gpu', 'worker 9', 'worker 10', 'communication']
     """
-    if row in (HOST, MAIN, COMMUNICATION):
-        return {HOST: 0, MAIN: 1, COMMUNICATION: 3}[row], 0, row
+    if row in (HOST, MAIN, DEVICE, COMMUNICATION):
+        return {HOST: 0, MAIN: 1, DEVICE: 2, COMMUNICATION: 4}[row], 0, row
     number = row.rsplit(" ", 1)[-1]
-    return 2, int(number) if number.isdecimal() else 0, row
+    return 3, int(number) if number.isdecimal() else 0, row
