@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from specinfer.models.batch import BatchLimits
+from specinfer.models.batch import BatchLimits, StepShape
 from specinfer.models.compiler import Program, compile_graph
 from specinfer.models.fusion import fuse, stack_weights
-from specinfer.models.model import Model, memory_bytes, weight_regions
+from specinfer.models.model import Model, memory_bytes, rounded, weight_regions
 from specinfer.models.packing import factors, pack_weights
 from specinfer.models.parallel import AXIS
 from specinfer.models.progress import Progress
@@ -38,7 +38,7 @@ from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
 from specinfer.scheduler.adaptive import AdaptiveTrees
 from specinfer.scheduler.config import DEVICES, EXECUTORS, BatchConfig, ParallelConfig
-from specinfer.scheduler.decoder import Decoder
+from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.fitting import enough, what_fits
@@ -46,7 +46,7 @@ from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.pipeline import DESK
 from specinfer.scheduler.plan import Plan
 from specinfer.scheduler.speculators.making import Maker, Parts
-from specinfer.scheduler.step_cost import FREE, StepCost, measure_step_cost
+from specinfer.scheduler.step_cost import FREE, StepCost, measure_step_cost, measure_steps
 
 CPU, GPU = "cpu", "gpu"
 """Names of memories; that of the host is torch's name of its device, too."""
@@ -203,6 +203,33 @@ def _check_ranks(num_ranks: int, mesh: Mesh, parallel: ParallelConfig) -> None:
     )
 
 
+def cost_of_steps(decoder: Decoder, nodes: int) -> StepCost:
+    """Time trees on the steps of a model that serves nobody yet.
+
+    Args:
+        decoder: runs the model; its K/V are garbage afterwards, and nobody's.
+        nodes: most of a request's tree, the root not counted.
+    """
+    limits = decoder.model.limits
+    most = limits.requests * (1 + nodes)
+    computed = {rounded(StepShape(rows, 1, rows), limits).rows for rows in range(1, most)}
+    sizes = [*sorted(size for size in computed if size < most), most]
+
+    def step(rows: int) -> None:
+        works = []
+        for request in range(-(-rows // (1 + nodes))):
+            children = min(rows - request * (1 + nodes), 1 + nodes) - 1
+            decoder.slots.reserve(request, 1)
+            works.append(
+                Work(request=request, chain=[0], tokens=[0] * children, parents=[-1] * children)
+            )
+        decoder.step(works)
+        for work in works:
+            decoder.slots.release(work.request)
+
+    return measure_steps(step, decoder.model.runtime.fence, sizes)
+
+
 @dataclass(frozen=True, slots=True)
 class Assembly:
     """Makes one engine.
@@ -262,11 +289,15 @@ class Assembly:
             return self._decoder(runs, own, nodes)
 
         vocabulary = program.values[program.output.name].width
-        cost = self._step_cost(program, weights) if drafts else FREE
+        model = self._decoder(program, weights, num_nodes)
+        cost = FREE
+        if drafts and self.device == CPU:
+            cost = self._step_cost(program, weights)
+        elif drafts and (is_adaptive or not all(draft.models for draft in drafts)):
+            cost = cost_of_steps(model, num_nodes)  # only who sizes trees by it
         # One policy at a time: what a speculator finds is sized by itself, or by the whole batch.
         parts = Parts(vocabulary, FREE if is_adaptive else cost, decoder)
         speculators = [draft.make(parts) for draft in drafts]
-        model = self._decoder(program, weights, num_nodes)
         if not (is_adaptive and speculators):
             drafting: Drafting = FixedTrees(speculators)
         else:

@@ -44,9 +44,10 @@ class OnlineCurve:
             return None
         factors = self._known(ENOUGH) or self._known(1)
         at = sorted(factors)
-        stretched = np.interp(SIZES, at, [factors[size] for size in at]).tolist()
-        times = [f * self._prior.time(size) for f, size in zip(stretched, SIZES, strict=True)]
-        return StepCost(SIZES, tuple(accumulate(times, max)))
+        sizes = sorted({*SIZES, *self._prior.rows})  # the corners of its stairs, too
+        stretched = np.interp(sizes, at, [factors[size] for size in at]).tolist()
+        times = [f * self._prior.time(size) for f, size in zip(stretched, sizes, strict=True)]
+        return StepCost(tuple(sizes), tuple(accumulate(times, max)))
 
     def _known(self, enough: int) -> dict[int, float]:
         return {

@@ -1,15 +1,16 @@
 """What a step costs by its rows, and how many guessed nodes are worth it.
 
 On a GPU that waits for memory the rows of a tree are nearly free; on a CPU each of them costs. The
-curve is measured on the weights themselves when an engine is made. It decides how much is guessed,
-never what is written.
+curve is measured when an engine is made: on a CPU on the weights themselves, on a GPU on whole
+steps, for each of the few sizes that are computed there. It decides how much is guessed, never what
+is written.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from time import perf_counter
@@ -22,6 +23,8 @@ from specinfer.ops.kernels.packed import product
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32, 64)
 MEASURED_BYTES = 1 << 26
 """Weights that a measurement streams: more than a cache holds, little enough to take no time."""
+WARM = 3
+"""Steps that do not count: one is recorded, one captured as a graph, one replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,51 @@ FREE = StepCost((1,), (1.0,))
 """Every node is worth verifying."""
 
 
+def stairs(sizes: Sequence[int], times: Sequence[float]) -> StepCost:
+    """The cost where a step of any rows takes as long as the next of these sizes.
+
+    >>> cost = stairs((1, 2, 4, 8), (1.0, 1.1, 1.2, 1.5))
+    >>> [cost(rows) for rows in (1, 2, 3, 4, 5, 8, 9)]
+    [1.0, 1.1, 1.2, 1.2, 1.5, 1.5, 1.5]
+    """
+    corners: dict[int, float] = {}
+    below = 0
+    for size, time in zip(sizes, accumulate(times, max), strict=True):
+        corners[below + 1] = corners[size] = time
+        below = size
+    return StepCost(tuple(corners), tuple(corners.values()))
+
+
+def measure_steps(
+    step: Callable[[int], object],
+    finish: Callable[[], object],
+    sizes: Sequence[int],
+    *,
+    repeats: int = 5,
+    clock: Callable[[], float] = perf_counter,
+) -> StepCost:
+    """Time whole steps that are only issued, at each size that is computed.
+
+    Args:
+        step: issues a step of so many rows.
+        finish: returns when all that was issued is done.
+        sizes: of steps; any number of rows between costs as much as the next of them.
+        repeats: steps that are timed together, waited for at their ends only.
+        clock: in seconds.
+    """
+    times = []
+    for rows in sizes:
+        for _ in range(WARM):
+            step(rows)
+        finish()
+        start = clock()
+        for _ in range(repeats):
+            step(rows)
+        finish()
+        times.append((clock() - start) / repeats)
+    return stairs(sizes, times)
+
+
 def measure_step_cost(weights: Sequence[Tensor], repeats: int = 3) -> StepCost:
     """Time the matrix products of a model at growing numbers of rows.
 
@@ -97,7 +145,5 @@ def _time(weights: Sequence[Tensor], rows: int, repeats: int) -> float:
         for weight in weights:
             x = inputs[weight.shape[1]]
             product(x, weight) if weight.is_mkldnn else torch.mm(x, weight.t())
-        if weights[0].is_cuda:
-            torch.cuda.synchronize()
         best = min(best, perf_counter() - start)
     return best

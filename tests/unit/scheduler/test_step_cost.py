@@ -4,8 +4,16 @@ import random
 
 import pytest
 import torch
+from tiny_models import Sizes, make_bench, make_decoder, plain_greedy, tiny_model
 
-from specinfer.scheduler.step_cost import FREE, MEASURED_ROWS, StepCost, measure_step_cost
+from specinfer.scheduler.assembly import cost_of_steps
+from specinfer.scheduler.step_cost import (
+    FREE,
+    MEASURED_ROWS,
+    StepCost,
+    measure_step_cost,
+    measure_steps,
+)
 
 STEEP = StepCost((1, 2, 4, 8), (1.0, 2.0, 4.0, 8.0))
 
@@ -49,3 +57,39 @@ def test_a_measured_curve_never_falls() -> None:
     assert cost.rows == MEASURED_ROWS
     assert list(cost.times) == sorted(cost.times)
     assert cost(1) == 1
+
+
+def test_steps_are_timed_together_behind_those_that_are_captured() -> None:
+    log: list[str] = []
+    now = 0.0
+
+    def step(rows: int) -> None:
+        nonlocal now
+        slow = log.count(str(rows)) < 3  # recorded, captured, replayed for the first time
+        log.append(str(rows))
+        now += 100.0 if slow else rows
+
+    cost = measure_steps(step, lambda: log.append("."), (2, 8), repeats=4, clock=lambda: now)
+    assert log == [*"222", ".", *"2222", ".", *"888", ".", *"8888", "."]
+    assert [cost.time(rows) for rows in (1, 2, 3, 8, 20)] == [2, 2, 8, 8, 8]
+
+
+def test_whole_steps_are_measured_at_the_sizes_that_are_computed() -> None:
+    model = tiny_model(4)
+    decoder = make_decoder(model, Sizes(requests=3, rows=64), nodes=12)
+    free = decoder.slots.num_available
+    cost = cost_of_steps(decoder, 12)
+    assert cost.rows == (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 39)
+    assert list(cost.times) == sorted(cost.times)
+    assert decoder.slots.num_available == free
+    assert not decoder.slots.requests
+
+
+def test_a_model_that_was_measured_writes_what_it_would_have() -> None:
+    from specinfer.scheduler.request import Request
+
+    model = tiny_model(4)
+    bench = make_bench(model, (), Sizes())
+    cost_of_steps(bench.llm, 0)
+    request = Request(id=0, prompt=[1, 2], max_new_tokens=9, eos_ids=frozenset({-1}))
+    assert bench.write([request]) == [plain_greedy(model, [1, 2], 9)]
