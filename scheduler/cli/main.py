@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from specinfer import __version__
 from specinfer.runtime.errors import SpecInferError
 from specinfer.runtime.machine.start import rank_here
-from specinfer.scheduler.cli import boost, fetch, generate, inspect, profile, validate
+from specinfer.scheduler.cli import bench, boost, fetch, generate, inspect, profile, validate
 from specinfer.scheduler.cli.parser import Parser
 from specinfer.scheduler.cli.ranks import speaking_once
 
@@ -26,6 +26,7 @@ examples:
   specinfer fetch --list
   specinfer inspect
   specinfer profile run.json
+  specinfer bench step
 
 `specinfer COMMAND --help` explains a command.
 """
@@ -70,6 +71,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"specinfer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (generate, fetch, inspect, boost, profile, validate):
+    for module in (generate, fetch, inspect, boost, bench, profile, validate):
         module.add_parser(commands)
     return parser

@@ -1,0 +1,244 @@
+"""``specinfer bench``: how fast steps, attention and whole texts are on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from specinfer.models.fetch import home_from_environment
+from specinfer.runtime.errors import ConfigError
+from specinfer.scheduler.cli.bench_options import (
+    add_common_options,
+    check_common,
+    names,
+    numbers,
+    shown,
+)
+from specinfer.scheduler.cli.bring import bring
+
+if TYPE_CHECKING:  # these import torch: only when the command runs
+    from specinfer.scheduler.bench.report import Row
+    from specinfer.scheduler.bench.timing import Tell
+    from specinfer.scheduler.cli.fetch import Subparsers
+
+_EPILOG = """\
+examples:
+  specinfer bench step --shapes llama-7b --device cuda
+  specinfer bench attention --device cuda --rows 64 --contexts 1024,8192
+
+`specinfer bench WHAT --help` explains each.
+"""
+_FLOOR = (
+    "The floor is what reading and multiplying takes at least, at the speeds of a plain read and of"
+    " a large product, which the same run measures."
+)
+_ROWS = (1, 8, 16, 32, 64, 128)
+_STEPS = 10
+WIDE = 200
+"""Characters of a line that goes to a file or another program."""
+
+Measured = tuple[Sequence[str], "list[Row]"]
+"""What the parts of the names are, and the figures."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the subcommand and its options."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure how fast this machine is at it",
+        description="Measure how fast steps, tree attention or whole texts are on this machine,"
+        " beside what the machine could do.",
+        epilog=_EPILOG,
+    )
+    commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
+    _add_step(commands)
+    _add_attention(commands)
+
+
+def _add_step(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "step",
+        help="decode and verify: one step of a model",
+        description="Time a step of a model: one row of a request is decoding, more are a token"
+        f" tree that is verified. {_FLOOR}",
+    )
+    parser.add_argument(
+        "--shapes",
+        type=names,
+        default=("llama-68m",),
+        metavar="NAME,...",
+        help="models: llama-7b, llama-68m or tiny, which have random weights, or real ones, named"
+        " as for `specinfer generate` (default: llama-68m)",
+    )
+    _add_sizes(parser, requests=(1,), contexts=(128, 1024), rows=_ROWS)
+    add_common_options(parser, steps=_STEPS)
+    parser.set_defaults(run=lambda args: _run(args, _measure_step, _plot_by("rows", "ms a step")))
+
+
+def _add_attention(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "attention",
+        help="tree attention alone, beside torch's",
+        description="Time tree attention of one layer beside torch's scaled_dot_product_attention"
+        " with a mask, and on a GPU flex_attention, whose K/V need not be looked up in pages."
+        f" {_FLOOR}",
+    )
+    _add_sizes(parser, requests=(1, 8), contexts=(1024,), rows=(1, 64))
+    parser.add_argument("--heads", type=int, default=32, help="of queries (default: 32)")
+    parser.add_argument(
+        "--kv-heads", type=numbers, default=(8,), metavar="N,...", help="of K/V (default: 8)"
+    )
+    parser.add_argument("--head-size", type=int, default=128, help="features (default: 128)")
+    add_common_options(parser, steps=_STEPS)
+    parser.set_defaults(
+        run=lambda args: _run(args, _measure_attention, _plot_by("rows", "us a layer"))
+    )
+
+
+def _add_sizes(parser: argparse.ArgumentParser, **defaults: tuple[int, ...]) -> None:
+    what = {
+        "requests": "requests in a step",
+        "contexts": "committed tokens of each request",
+        "rows": "rows of each request: nodes of its tree",
+    }
+    for name, default in defaults.items():
+        parser.add_argument(
+            f"--{name}",
+            type=numbers,
+            default=default,
+            metavar="N,...",
+            help=f"{what[name]} (default: {shown(default)})",
+        )
+
+
+def _run(
+    args: argparse.Namespace,
+    measure: Callable[[argparse.Namespace, Tell], Measured],
+    plot: Callable[[Path, Sequence[str], list[Row]], None],
+) -> int:
+    """Measure, and bring the figures to where they are wanted.
+
+    Args:
+        args: as the command's parser gave them.
+        measure: takes them, and what is told of progress.
+        plot: draws the figures.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        SpecInferError: what cannot be measured.
+    """
+    check_common(args)
+    with _bar(is_quiet=args.quiet) as tell:
+        heads, rows = measure(args, tell)
+    from specinfer.scheduler.bench.report import device, result, write_result
+    from specinfer.scheduler.cli.bench_view import print_result
+
+    if args.output:
+        write_result(args.output, rows)
+    if args.plot:
+        plot(args.plot, heads, rows)
+    if args.json:
+        print(json.dumps(result(rows), indent=1))
+    else:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = WIDE  # nobody's lines are broken by it
+        print_result(console, device(), heads, rows)
+    return 0
+
+
+def _measure_step(args: argparse.Namespace, tell: Tell) -> Measured:
+    import torch
+
+    from specinfer.scheduler.bench.ceilings import measure_ceilings
+    from specinfer.scheduler.bench.loading import Place, load_model
+    from specinfer.scheduler.bench.shapes import SHAPES
+    from specinfer.scheduler.bench.step import HEADS, Sizes, measure_steps
+    from specinfer.scheduler.bench.timing import Clock
+
+    for name in args.shapes:
+        if name not in SHAPES:
+            bring(name, home_from_environment(), quiet=args.quiet)
+    dtype, clock = getattr(torch, args.dtype), Clock(args.steps, args.repeats, tell)
+    ceilings = measure_ceilings(args.device, dtype, clock)
+    rows, sizes = list(ceilings.rows), Sizes(args.requests, args.contexts, args.rows)
+    for name in args.shapes:
+        place = Place.new(args.device, dtype)
+        with place.runtime:
+            rows += measure_steps(load_model(name, place), sizes, ceilings, clock)
+    return HEADS, rows
+
+
+def _measure_attention(args: argparse.Namespace, tell: Tell) -> Measured:
+    import torch
+
+    from specinfer.scheduler.bench.attention import HEADS, AttentionShape, measure_attention
+    from specinfer.scheduler.bench.ceilings import measure_ceilings
+    from specinfer.scheduler.bench.timing import Clock
+
+    for kv_heads in args.kv_heads:
+        if args.heads < 1 or args.heads % kv_heads:
+            raise ConfigError(f"--heads is {args.heads}, expected a multiple of {kv_heads}")
+    if args.head_size < 2 or args.head_size % 2:
+        raise ConfigError(f"--head-size is {args.head_size}, expected an even number")
+    dtype, clock = getattr(torch, args.dtype), Clock(args.steps, args.repeats, tell)
+    ceilings = measure_ceilings(args.device, dtype, clock)
+    sizes = product(args.contexts, args.kv_heads, args.requests, args.rows)
+    shapes = [
+        AttentionShape(requests, rows, args.heads, kv_heads, context, args.head_size)
+        for context, kv_heads, requests, rows in sizes
+    ]
+    measured = measure_attention(shapes, args.device, dtype, ceilings, clock)
+    return HEADS, [*ceilings.rows, *measured]
+
+
+def _plot_by(head: str, unit: str) -> Callable[[Path, Sequence[str], list[Row]], None]:
+    """Draws a curve over one part of the names for each of what the others are."""
+
+    def draw(path: Path, heads: Sequence[str], rows: list[Row]) -> None:
+        from specinfer.scheduler.bench.ceilings import PREFIX
+        from specinfer.scheduler.bench.plots import plot
+
+        at, curves = heads.index(head), dict[str, dict[float, float]]()
+        for row in rows:
+            if not row.name.startswith(PREFIX):
+                parts = row.name.split("/")
+                others = [
+                    f"{part} {name}" if part.isdecimal() else part
+                    for name, part in zip(heads, parts, strict=True)
+                    if name != head
+                ]
+                curves.setdefault(", ".join(others), {})[int(parts[at])] = row.value
+        plot(path, curves, x=head, y=unit)
+
+    return draw
+
+
+@contextmanager
+def _bar(*, is_quiet: bool) -> Iterator[Tell]:
+    """A bar on standard error, and what moves it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    console = Console(stderr=True)
+    is_hidden = is_quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=is_hidden) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell
