@@ -19,6 +19,7 @@ from specinfer.ops.attention import PAGE_SLOTS
 from specinfer.runtime.task import Task
 from specinfer.scheduler.lanes.batches import chain_batch, level_batch, verify_batch
 from specinfer.scheduler.lanes.matching import match_text
+from specinfer.scheduler.lanes.naming import rename
 from specinfer.scheduler.lanes.taking import take, take_draft, walk_greedy
 from specinfer.scheduler.lanes.trees import add_tree, begin_tree, grow_tree
 
@@ -182,6 +183,10 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
     yield Case(begin_tree, {"length": length, "text": text, **empty})
     yield random_growth(generator, sizes, length)
     yield random_matching(generator, sizes)
+    names = torch.tensor([generator.randrange(99) for _ in range(generator.randint(1, 9))])
+    numbers = torch.tensor([generator.randrange(12) for _ in range(lanes * chain)])
+    for tokens in (numbers, numbers.view(lanes, chain)):
+        yield Case(rename, {"tokens": tokens, "names": names})
     merged = {f"into_{name}": table for name, table in trees().items()}
     room = poisoned(lanes, nodes)
     for name in ("into_tokens", "into_parents"):

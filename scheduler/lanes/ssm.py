@@ -14,13 +14,22 @@ from specinfer.runtime.context import Runtime
 from specinfer.runtime.future import Future
 from specinfer.runtime.index_space import IndexSpace
 from specinfer.runtime.privilege import R
-from specinfer.runtime.region import Subregion
+from specinfer.runtime.region import Region, Subregion
 from specinfer.runtime.task import task
 from specinfer.scheduler.lanes.batches import chain_batch, level_batch
-from specinfer.scheduler.lanes.tables import Fetched, IntArray, Lanes, Pool, TreeTables
+from specinfer.scheduler.lanes.naming import rename
+from specinfer.scheduler.lanes.tables import (
+    Fetched,
+    IntArray,
+    Lanes,
+    Pool,
+    TreeTables,
+    load_table,
+)
 from specinfer.scheduler.lanes.taking import take_draft
 from specinfer.scheduler.lanes.trees import begin_tree, grow_tree
 from specinfer.scheduler.late_tree import FlatTree
+from specinfer.scheduler.speculators.proposals import ReducedVocabulary
 from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
 
 
@@ -52,6 +61,8 @@ class SSMDrafter:
         self._model = ssm.decoder.model
         self._expansion = ssm.expansion
         self._chain = chain
+        known = ssm.vocabulary
+        self._names = None if known is None else _Names(runtime, name, known)
         sizes = level_sizes(ssm.expansion)
         self._parents = full_parents(ssm.expansion)
         self._computed = 1 + sum(sizes[:-1])
@@ -93,6 +104,8 @@ class SSMDrafter:
                     **nodes,
                     **self.pool.scratch,
                 )
+            if self._names is not None:
+                self._names.to_draft(model.inputs(shape)["rows"])
             drawn = self._children(model.compute(shape), level, count * frontier)
             launch(grow_tree, drawn=drawn, **tree, first=first, width=width)
             first, frontier = first + frontier, frontier * width
@@ -126,13 +139,48 @@ class SSMDrafter:
         drawn = self._drawn[level]
         space = IndexSpace((0, 0), (rows, drawn.shape[1]))
         tokens, log_probs = drawn.part(space, "token"), drawn.part(space, "log_prob")
+        if self._names is not None:
+            possible = IndexSpace((0, 0), (rows, self._names.num_tokens))
+            logits = logits.region.part(possible)
         self._runtime.launch(top_k, logits=logits, tokens=tokens, log_probs=log_probs)
+        if self._names is not None:
+            self._names.to_llm(tokens)
         return tokens
 
 
+class _Names:
+    """Tables between an LLM's numbers of tokens and those of a model that knows some of them.
+
+    Attributes:
+        num_tokens: that the model knows.
+    """
+
+    def __init__(self, runtime: Runtime, name: str, known: ReducedVocabulary) -> None:
+        self._runtime = runtime
+        self.num_tokens = known.num_tokens
+        self._of_llm = _table(runtime, f"{name}.ids", known.ids)
+        self._of_draft = _table(runtime, f"{name}.draft_ids", known.draft_ids)
+
+    def to_draft(self, rows: Subregion) -> None:
+        """Issue what renames the tokens of a step."""
+        tokens = rows.region.part(rows.space, "tokens")
+        self._runtime.launch(rename, tokens=tokens, names=self._of_draft.part())
+
+    def to_llm(self, drawn: Subregion) -> None:
+        """Issue what renames tokens that the model has drawn."""
+        self._runtime.launch(rename, tokens=drawn, names=self._of_llm.part())
+
+
+def _table(runtime: Runtime, name: str, values: IntArray) -> Region:
+    """A region that holds an array."""
+    region = runtime.region(name, values.shape, {"i": torch.int64})
+    runtime.launch(load_table, table=region.part(), values=values)
+    return region
+
+
 def can_expand(ssm: SSMSpeculator) -> bool:
-    """Whether lanes can draw an SSM's trees: full ones, of the LLM's own tokens."""
-    return ssm.vocabulary is None and ssm.max_nodes == sum(level_sizes(ssm.expansion))
+    """Whether lanes can draw an SSM's trees: full ones."""
+    return ssm.max_nodes == sum(level_sizes(ssm.expansion))
 
 
 def full_parents(expansion: tuple[int, ...]) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from specinfer.models.draft_vocabulary import DraftVocabulary
@@ -47,13 +48,19 @@ class ReducedVocabulary:
 
     Attributes:
         num_tokens: how many it knows: the first columns of its logits.
+        ids: (num_tokens,) the LLM's numbers of the model's tokens.
     """
 
     def __init__(self, known: DraftVocabulary, size: int) -> None:
         self.num_tokens = len(known)
         self._known = known
-        self._ids = torch.from_numpy(known.ids)
+        self.ids = known.ids
         self._size = size
+
+    @property
+    def draft_ids(self) -> NDArray[np.int64]:
+        """(size,) the model's numbers of the LLM's tokens."""
+        return self._known.to_draft(np.arange(self._size))
 
     def to_draft(self, tokens: Sequence[int]) -> list[int]:
         """The model's numbers of the LLM's tokens."""
@@ -68,7 +75,7 @@ class ReducedVocabulary:
     def widened(self, logits: Tensor) -> Tensor:
         """A row of logits over the LLM's vocabulary; what is not known cannot be drawn."""
         wide = logits.new_full((self._size,), -torch.inf)
-        wide[self._ids.to(wide.device)] = logits[: self.num_tokens]
+        wide[torch.from_numpy(self.ids).to(wide.device)] = logits[: self.num_tokens]
         return wide
 
 
