@@ -124,6 +124,7 @@ class AttentionStep:
         self._out = [runtime.region("o", features, {"i": place.dtype}) for _ in range(self.layers)]
         for q in self._q:
             runtime.read(q.part()).normal_()
+        waiter(place.device)()  # tasks run on a stream of their own
         self._known = self._planned(batch)
         self._trace = runtime.trace("attention", self._launch)
 
@@ -157,6 +158,7 @@ class AttentionStep:
         """Compute all layers by torch's compiled ``flex_attention``; raises where it cannot."""
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+        torch.compiler.reset()  # of too many shapes it would compile none, in silence
         shape, seen = self.shape, self.seen
         q, k, v = self._gathered()
         block_mask = create_block_mask(
@@ -243,28 +245,34 @@ def measure_attention(
         ArithmeticError: ours and torch's differ by more than rounding does.
     """
     for shape in shapes:
-        place = Place.new(device, dtype)
-        with place.runtime:
-            step = AttentionStep(shape, place)
-            cases = {"ours": step.ours, "torch": step.torch_attention()}
-            refusal = None
-            if device != "cpu":
-                refusal = _add_if_it_works(cases, "flex", step.flex_attention)
-            seconds = clock.seconds(cases, waiter(device), f"attention {shape.name}")
-            if not (error := step.error()) < TOLERANCE[dtype]:
-                raise ArithmeticError(f"attention {shape.name}: differs from torch's by {error}")
-        times = {
-            name: [1e6 * one / step.layers for one in found] for name, found in seconds.items()
-        }
+        times, remarks = _times(shape, device, dtype, clock)
         ours = median(times["ours"])
         floor = 1e6 * ceilings.floor(shape.kv_bytes(dtype), shape.operations)
         against: dict[str, Any] = {"floor": floor, "over floor": ours / floor}
         for peer in list(times)[1:]:
             found = median(times[peer])
             against |= {peer: found, f"{peer} over ours": found / ours}
-        if refusal:
-            against["flex refused"] = refusal
-        yield repeated(shape.name, times["ours"], "us", against | {"error": error})
+        yield repeated(shape.name, times["ours"], "us", against | remarks)
+
+
+def _times(
+    shape: AttentionShape, device: str, dtype: torch.dtype, clock: Clock
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Microseconds of a layer, ours first, and what else is to be told."""
+    place = Place.new(device, dtype)
+    remarks: dict[str, Any] = {}
+    with place.runtime:
+        step = AttentionStep(shape, place)
+        cases = {"ours": step.ours, "torch": step.torch_attention()}
+        if device != "cpu":
+            refusal = _add_if_it_works(cases, "flex", step.flex_attention)
+            remarks |= {"flex refused": refusal} if refusal else {}
+        seconds = clock.seconds(cases, waiter(device), f"attention {shape.name}")
+        remarks["error"] = error = step.error()
+    if not error < TOLERANCE[dtype]:
+        raise ArithmeticError(f"attention {shape.name}: differs from torch's by {error}")
+    micro = 1e6 / step.layers
+    return {name: [micro * one for one in found] for name, found in seconds.items()}, remarks
 
 
 def _add_if_it_works(cases: dict[str, Run], name: str, make: Callable[[], Run]) -> str | None:

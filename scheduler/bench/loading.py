@@ -25,6 +25,7 @@ from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.region import Region
 from specinfer.scheduler.assembly import new_runtime
 from specinfer.scheduler.bench.shapes import SHAPES, program_of, random_weights
+from specinfer.scheduler.bench.timing import let_go, waiter
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.plan import Plan
@@ -46,12 +47,13 @@ class Place:
 
     @classmethod
     def new(cls, device: str, dtype: torch.dtype) -> Place:
-        """A runtime of its own.
+        """A runtime of its own, behind those that nobody holds any more.
 
         Raises:
             ConfigError: there is no such device.
         """
         torch.set_grad_enabled(False)
+        let_go(device)
         return cls(new_runtime("serial", dtype, device=device), device, dtype)
 
 
@@ -90,6 +92,7 @@ class Loaded:
         fused = fuse(program)
         weights = stack_weights(fused, tensors, place.device)
         tensors.clear()
+        waiter(place.device)()  # models run on a stream of their own
         regions = weight_regions(place.runtime, weights, f"{name}.")
         return cls(name, place, fused, regions, unstacked(program, fused, weights))
 

@@ -15,7 +15,7 @@ from specinfer.models.batch import TokenBatch
 from specinfer.scheduler.bench.ceilings import Ceilings
 from specinfer.scheduler.bench.loading import Loaded
 from specinfer.scheduler.bench.report import Row, repeated
-from specinfer.scheduler.bench.timing import Clock
+from specinfer.scheduler.bench.timing import Clock, waiter
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.token_tree import TokenTree
 
@@ -44,6 +44,7 @@ def measure_steps(model: Loaded, sizes: Sizes, ceilings: Ceilings, clock: Clock)
     decoder = model.decoder(max(sizes.requests), most, length)
     for field in ("k", "v"):
         model.place.runtime.read(decoder.model.kv.part(None, field)).normal_()
+    waiter(model.place.device)()
     for requests in sizes.requests:
         for context in sizes.contexts:
             for request in range(requests):

@@ -5,6 +5,7 @@ What is issued to a GPU runs behind the host's back, so the clock stops when all
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -68,6 +69,13 @@ class Clock:
 def waiter(device: str) -> Callable[[], None]:
     """What waits for all that torch has issued to a device."""
     return torch.cuda.synchronize if device != "cpu" else lambda: None
+
+
+def let_go(device: str) -> None:
+    """Give memory that nobody holds any more back to the device, whose budget others then ask."""
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.empty_cache()
 
 
 def captured(run: Run, device: str) -> Run:

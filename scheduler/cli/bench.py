@@ -33,6 +33,8 @@ _EPILOG = """\
 examples:
   specinfer bench step --shapes llama-7b --device cuda
   specinfer bench attention --device cuda --rows 64 --contexts 1024,8192
+  specinfer bench generate --llm llama-7b --ssm llama-68m --device cuda
+  specinfer bench generate --llm qwen2.5-coder-1.5b --ssm qwen2.5-coder-0.5b --file prompts.jsonl
 
 `specinfer bench WHAT --help` explains each.
 """
@@ -42,6 +44,7 @@ _FLOOR = (
 )
 _ROWS = (1, 8, 16, 32, 64, 128)
 _STEPS = 10
+DEFAULT_LLM = "smollm2-135m"
 WIDE = 200
 """Characters of a line that goes to a file or another program."""
 
@@ -61,6 +64,7 @@ def add_parser(subparsers: Subparsers) -> None:
     commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
     _add_step(commands)
     _add_attention(commands)
+    _add_generate(commands)
 
 
 def _add_step(commands: Subparsers) -> None:
@@ -103,6 +107,83 @@ def _add_attention(commands: Subparsers) -> None:
     )
 
 
+def _add_generate(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="whole texts: plain, by sequences, by trees",
+        description="Time greedy texts without speculation, with sequences and with trees, behind"
+        " their prompts' own pass, and count how many are those of plain decoding. Efficiency is"
+        " what is left of a step's tokens as speed-up.",
+    )
+    group = parser.add_argument_group("models")
+    group.add_argument(
+        "--llm",
+        default=DEFAULT_LLM,
+        metavar="NAME",
+        help="a model as for `specinfer generate`; or llama-7b, llama-68m or tiny, which have"
+        f" random weights, with an acceptance that is chosen (default: {DEFAULT_LLM})",
+    )
+    group.add_argument("--ssm", metavar="NAME", help="that guesses, of the same kind")
+    group.add_argument(
+        "--pad-layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="give the LLM N more layers that change nothing: it costs what a larger one costs",
+    )
+    group.add_argument(
+        "--shares",
+        metavar="P1,P2,...",
+        help="of tokens whose successor such an SSM has at rank 1, 2, ... (default: 0.7,0.1,0.05)",
+    )
+    group = parser.add_argument_group("speculation")
+    group.add_argument(
+        "--tree",
+        action="append",
+        type=numbers,
+        metavar="K1,K2,...",
+        help="children of each node by level; 1,1,1,1 is a sequence; repeatable (default: four of"
+        " them)",
+    )
+    group.add_argument(
+        "--ngram",
+        nargs="?",
+        type=int,
+        const=16,
+        default=None,
+        metavar="NODES",
+        help="guess by n-grams, too (default without --ssm: 16 nodes)",
+    )
+    group = parser.add_argument_group("texts")
+    group.add_argument("--file", type=Path, help="prompts, as for `specinfer generate`")
+    group.add_argument("--raw", action="store_true", help="do not put prompts into a chat")
+    group.add_argument(
+        "--prompts", type=int, metavar="N", help="the first N of them (default: all)"
+    )
+    group.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="of a text (default: 128)"
+    )
+    group.add_argument("--ignore-eos", action="store_true", help="go on behind the end of the text")
+    group.add_argument(
+        "--requests",
+        type=numbers,
+        default=(1,),
+        metavar="N,...",
+        help="texts written at once (default: 1)",
+    )
+    group = parser.add_argument_group("comparison")
+    group.add_argument(
+        "--against",
+        choices=("transformers",),
+        help="write with the same weights by other software, too",
+    )
+    add_common_options(parser)
+    parser.add_argument(
+        "--warm", type=int, metavar="N", help="rounds that do not count (default: 3 on a GPU, or 1)"
+    )
+    parser.set_defaults(run=lambda args: _run(args, _measure_generate, _plot_modes))
+
+
 def _add_sizes(parser: argparse.ArgumentParser, **defaults: tuple[int, ...]) -> None:
     what = {
         "requests": "requests in a step",
@@ -139,7 +220,15 @@ def _run(
     """
     check_common(args)
     with _bar(is_quiet=args.quiet) as tell:
-        heads, rows = measure(args, tell)
+        try:
+            heads, rows = measure(args, tell)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                raise
+            raise ConfigError(
+                f"{args.device} has not the memory: {str(error).partition('.')[0]}; expected "
+                "smaller models, fewer requests or shorter texts"
+            ) from None
     from specinfer.scheduler.bench.report import device, result, write_result
     from specinfer.scheduler.cli.bench_view import print_result
 
@@ -200,6 +289,22 @@ def _measure_attention(args: argparse.Namespace, tell: Tell) -> Measured:
     ]
     measured = measure_attention(shapes, args.device, dtype, ceilings, clock)
     return HEADS, [*ceilings.rows, *measured]
+
+
+def _measure_generate(args: argparse.Namespace, tell: Tell) -> Measured:
+    from specinfer.scheduler.cli.bench_generate import measure_generate
+
+    return measure_generate(args, tell)
+
+
+def _plot_modes(path: Path, heads: Sequence[str], rows: list[Row]) -> None:
+    """Draw a bar for each way of writing."""
+    from specinfer.scheduler.bench.ceilings import PREFIX
+    from specinfer.scheduler.bench.plots import plot_bars
+
+    del heads
+    found = [row for row in rows if not row.name.startswith(PREFIX)]
+    plot_bars(path, {row.name: (row.value, row.spread or 0.0) for row in found}, x="tokens/s")
 
 
 def _plot_by(head: str, unit: str) -> Callable[[Path, Sequence[str], list[Row]], None]:

@@ -1,0 +1,277 @@
+"""How fast whole texts are written: without speculation, with sequences, with trees.
+
+All ways of writing (:class:`Writer`) write the same prompts greedily, in turn, repeat by repeat. A
+prompt's own pass is not timed: the clock starts when all texts that are written at once have their
+first token. What is written is compared with plain decoding, text by text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from time import perf_counter
+from typing import Protocol
+
+from specinfer.scheduler.assembly import cost_of_steps
+from specinfer.scheduler.bench.loading import Loaded
+from specinfer.scheduler.bench.report import Row, repeated
+from specinfer.scheduler.bench.timing import Tell, silent
+from specinfer.scheduler.engine import Engine
+from specinfer.scheduler.errors import RequestError
+from specinfer.scheduler.request import Request
+from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
+from specinfer.scheduler.step_cost import measure_step_cost
+
+HEADS = ("LLM", "requests", "mode")
+"""What the parts of a row's name are."""
+PLAIN = "plain"
+EXPANSIONS = ((1,) * 4, (1,) * 8, (2, 2, 1, 1, 1), (3, 2, 2, 1, 1, 1))
+"""Children of each node, by level: two sequences, and trees of 18 and of 57 nodes."""
+AHEAD = 1
+"""Iterations that are issued before the last was read, on a GPU."""
+
+Prompt = Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Texts that were written at once.
+
+    Attributes:
+        texts: tokens, by prompt.
+        tokens: how many of them were timed.
+        seconds: that they took.
+        steps: of the LLM for the tokens behind the first of each text, over all of them; 0: nobody
+            counted.
+        step_tokens: what these yielded.
+    """
+
+    texts: list[list[int]]
+    tokens: int
+    seconds: float
+    steps: int = 0
+    step_tokens: int = 0
+
+
+class Writer(Protocol):
+    """Writes texts in some way."""
+
+    def write(self, prompts: Sequence[Prompt]) -> Written:
+        """Write the texts behind these prompts, all at once."""
+        ...
+
+
+class EngineWriter:
+    """Writes with one engine.
+
+    Args:
+        engine: with or without speculators.
+        max_new_tokens: of a text.
+        eos_ids: tokens that end it.
+    """
+
+    def __init__(self, engine: Engine, max_new_tokens: int, eos_ids: Collection[int]) -> None:
+        self._engine = engine
+        self._max_new_tokens = max_new_tokens
+        self._eos_ids = frozenset(eos_ids)
+        self._numbers = count()
+
+    def write(self, prompts: Sequence[Prompt]) -> Written:
+        """Write the texts behind these prompts, all at once."""
+        engine, stats = self._engine, self._engine.stats
+        requests = [
+            Request(
+                id=next(self._numbers),
+                prompt=prompt,
+                max_new_tokens=self._max_new_tokens,
+                eos_ids=self._eos_ids,
+            )
+            for prompt in prompts
+        ]
+        steps, step_tokens = stats.num_steps, stats.num_step_tokens
+        for request in requests:
+            engine.submit(request)
+        while any(not request.output for request in requests):
+            engine.step()
+        first = sum(len(request.output) for request in requests)
+        start = perf_counter()
+        for _ in engine.run():
+            pass
+        seconds = perf_counter() - start
+        return Written(
+            [list(request.output) for request in requests],
+            sum(len(request.output) for request in requests) - first,
+            seconds,
+            stats.num_steps - steps,
+            stats.num_step_tokens - step_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """The ways in which one pair of models is asked to write.
+
+    Attributes:
+        expansions: of the SSM's trees, if there is an SSM.
+        ngram: most nodes of a tree of n-grams; 0: none are looked for.
+        requests: texts at once, at most.
+        length: most tokens of a text, its prompt among them.
+        max_new_tokens: of a text.
+        eos_ids: tokens that end it.
+    """
+
+    expansions: Sequence[Sequence[int]]
+    ngram: int
+    requests: int
+    length: int
+    max_new_tokens: int
+    eos_ids: Collection[int]
+
+
+def make_writers(llm: Loaded, ssm: Loaded | None, ways: Ways) -> dict[str, Writer]:
+    """An engine for each way of writing; all share the models, their weights and their K/V."""
+    expansions = ways.expansions if ssm else ()
+    sizes = [sum(level_sizes(expansion)) for expansion in expansions]
+    nodes = max([*sizes, ways.ngram, 1])
+    most = ways.length + slack([*map(len, expansions), ways.ngram])
+    decoder = llm.decoder(ways.requests, nodes, most)
+    is_gpu = llm.place.device != "cpu"
+
+    def writer(*speculators: Speculator) -> EngineWriter:
+        lookahead = AHEAD if is_gpu else 0
+        engine = Engine(decoder, speculators, lookahead=lookahead, lanes=is_gpu)
+        return EngineWriter(engine, ways.max_new_tokens, ways.eos_ids)
+
+    writers: dict[str, Writer] = {PLAIN: writer()}
+    if ssm:
+        drafter = ssm.decoder(ways.requests, max(sizes), most)
+        for expansion in expansions:
+            name = label(expansion)
+            writers[name] = writer(SSMSpeculator(ssm.name, drafter, expansion))
+    if ways.ngram:
+        # As an engine has it that serves.
+        cost = cost_of_steps(decoder, ways.ngram) if is_gpu else measure_step_cost(llm.matrices())
+        writers["n-grams"] = writer(NGramSpeculator(ways.ngram, cost=cost))
+    return writers
+
+
+def slack(depths: Sequence[int]) -> int:
+    """Tokens of K/V behind the longest text, so that iterations that are ahead find room."""
+    return 2 * (1 + AHEAD) * (1 + max(depths, default=0)) + 16
+
+
+def label(expansion: Sequence[int]) -> str:
+    """What a tree is called.
+
+    >>> label((1, 1, 1)), label((2, 2, 1))
+    ('sequence of 3', 'tree of 10 <2,2,1>')
+    """
+    if set(expansion) == {1}:
+        return f"sequence of {len(expansion)}"
+    return f"tree of {sum(level_sizes(expansion))} <{','.join(map(str, expansion))}>"
+
+
+def measure_texts(
+    name: str,
+    writers: Mapping[str, Writer],
+    prompts: Sequence[Prompt],
+    requests: int,
+    *,
+    warm: int,
+    repeats: int,
+    tell: Tell = silent,
+) -> Iterator[Row]:
+    """Have all prompts written in all ways, in turn.
+
+    Args:
+        name: of the LLM.
+        writers: by what they are called; one of them is :data:`PLAIN`.
+        prompts: token ids.
+        requests: texts at once.
+        warm: rounds before the clock counts: a step is recorded, then captured, then replayed.
+        repeats: rounds that count.
+        tell: is told of progress.
+
+    Yields:
+        A row for each way.
+    """
+    groups = [prompts[at : at + requests] for at in range(0, len(prompts), requests)]
+    rounds: dict[str, list[_Round]] = {mode: [] for mode in writers}
+    done, total = 0, (warm + repeats) * len(writers) * len(groups)
+    for turn in range(warm + repeats):
+        for mode, writer in writers.items():
+            found = []
+            for group in groups:
+                found.append(writer.write(group))
+                done += 1
+                tell(f"{requests} at once, {mode}", done, total)
+            if turn >= warm:
+                rounds[mode].append(_Round.of(found))
+    plain = rounds[PLAIN]
+    for mode, own in rounds.items():
+        speeds = [one.speed for one in own]
+        # The same minute of a machine that others use, too, is compared.
+        ratios = [one.speed / other.speed for one, other in zip(own, plain, strict=True)]
+        gain, per_step = repeated("", ratios, "").value, own[0].tokens_per_step
+        against = {
+            "over plain": gain,
+            "tokens per step": per_step,
+            "efficiency": gain / per_step if per_step else None,
+            "texts as plain": _num_equal([one.texts for one in own], plain[0].texts),
+            "texts": len(prompts),
+        }
+        yield repeated(f"{name}/{requests}/{mode}", speeds, "tokens/s", against)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """All prompts, written once in one way."""
+
+    texts: list[list[int]]
+    speed: float
+    tokens_per_step: float | None
+
+    @classmethod
+    def of(cls, written: Sequence[Written]) -> _Round:
+        if not any(one.tokens for one in written):
+            raise RequestError(
+                "all texts end with their first token: expected prompts with something to write"
+            )
+        steps, step_tokens = sum(w.steps for w in written), sum(w.step_tokens for w in written)
+        return cls(
+            [text for one in written for text in one.texts],
+            sum(one.tokens for one in written) / sum(one.seconds for one in written),
+            step_tokens / steps if steps else None,
+        )
+
+
+def _num_equal(rounds: Sequence[list[list[int]]], expected: list[list[int]]) -> int:
+    """Texts that were the expected ones in all rounds."""
+    return sum(all(texts[at] == text for texts in rounds) for at, text in enumerate(expected))
+
+
+def usable(
+    writers: Mapping[str, Callable[[], Writer]], prompts: Sequence[Prompt]
+) -> tuple[dict[str, Writer], dict[str, str]]:
+    """Writers of other software, as far as they work here.
+
+    Args:
+        writers: what makes each.
+        prompts: to be tried.
+
+    Returns:
+        Those that wrote something, and why the others did not.
+    """
+    found: dict[str, Writer] = {}
+    refused: dict[str, str] = {}
+    for name, make in writers.items():
+        try:
+            writer = make()
+            writer.write(prompts)
+            found[name] = writer
+        except Exception as error:  # of whatever kind: it is not our code
+            refused[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return found, refused
