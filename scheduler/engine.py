@@ -102,7 +102,9 @@ class Engine:
         self._pipeline: Pipeline | None = None
         self._stretch: Stretch | None = None
         if lookahead and lanes:
-            self._stretch = Stretch(self._serving, llm, self._speculators, budgets, lookahead)
+            self._stretch = Stretch(
+                self._serving, llm, self._speculators, budgets, lookahead, verifier
+            )
         elif lookahead:
             self._pipeline = Pipeline(self._serving, llm, self._speculators, budgets)
 
@@ -219,6 +221,7 @@ class Engine:
             self._speculators,
             running,
             has_prompts=bool(round.iteration.chunks),
+            verifier=self._verifier,
             may_join=len(running) < min(self._most_requests, len(serving.requests)),
         )
 

@@ -182,11 +182,6 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
     empty = {"tokens": poisoned(*shape), "parents": poisoned(*shape), "count": poisoned(lanes)}
     yield Case(begin_tree, {"length": length, "text": text, **empty})
     yield random_growth(generator, sizes, length)
-    yield random_matching(generator, sizes)
-    names = torch.tensor([generator.randrange(99) for _ in range(generator.randint(1, 9))])
-    numbers = torch.tensor([generator.randrange(12) for _ in range(lanes * chain)])
-    for tokens in (numbers, numbers.view(lanes, chain)):
-        yield Case(rename, {"tokens": tokens, "names": names})
     merged = {f"into_{name}": table for name, table in trees().items()}
     room = poisoned(lanes, nodes)
     for name in ("into_tokens", "into_parents"):
@@ -211,6 +206,11 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
         {"outcome": outcome, "path": path, "lane_pages": pages, "text": text, "length": length}
         | {"moves": moves, **scratch},
     )
+    yield random_matching(generator, sizes)
+    names = torch.tensor([generator.randrange(99) for _ in range(generator.randint(1, 9))])
+    numbers = torch.tensor([generator.randrange(12) for _ in range(lanes * chain)])
+    for tokens in (numbers, numbers.view(lanes, chain)):
+        yield Case(rename, {"tokens": tokens, "names": names})
 
 
 def random_growth(generator: random.Random, sizes: Sizes, length: Tensor) -> Case:
@@ -218,7 +218,7 @@ def random_growth(generator: random.Random, sizes: Sizes, length: Tensor) -> Cas
     first, frontier = 0, 1
     while True:
         width = generator.randint(1, 3)
-        if first + 2 * frontier + frontier * width > sizes.nodes or generator.random() < 0.3:
+        if first + (1 + 2 * width) * frontier > 1 + sizes.nodes or generator.random() < 0.3:
             break
         first, frontier = first + frontier, frontier * width
     width = min(width, (1 + sizes.nodes - first - frontier) // frontier)

@@ -25,6 +25,8 @@
 // instances: process<float, 1>, process<__half, 1>, process<__nv_bfloat16, 1>
 // instances: sample_rows<float, 4>, sample_rows<__half, 8>, sample_rows<__nv_bfloat16, 8>
 // instances: sample_rows<float, 1>, sample_rows<__half, 1>, sample_rows<__nv_bfloat16, 1>
+// instances: race<float, 4>, race<__half, 8>, race<__nv_bfloat16, 8>
+// instances: race<float, 1>, race<__half, 1>, race<__nv_bfloat16, 1>
 // instances: naive_walk<float, 4>, naive_walk<__half, 8>, naive_walk<__nv_bfloat16, 8>
 // instances: naive_walk<float, 1>, naive_walk<__half, 1>, naive_walk<__nv_bfloat16, 1>
 // instances: mss_walk<float, 4>, mss_walk<__half, 8>, mss_walk<__nv_bfloat16, 8>
@@ -613,6 +615,62 @@ __global__ void __launch_bounds__(WALK_THREADS, 1)
     const Int token = draw<T, N>(logits + row * row_stride, vocabulary, params + row * 4,
                                  uniform(keys[row], places[row]), scratch);
     if (threadIdx.x == 0) tokens[row] = token;
+}
+
+__device__ inline Key mixed(Key z) {
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return z ^ z >> 31;
+}
+
+// The key of some words and one more, see key_of in ops/noise.py; of none, it is their number.
+__device__ inline Key with_word(Key key, Key word) {
+    return mixed((key ^ mixed(word + 0x9E3779B97F4A7C15ull)) + 0x9E3779B97F4A7C15ull);
+}
+
+#define CHOICE 5  // numbers of a lane: the bits of four parameters, and a seed
+#define NEXT 2    // see scheduler/verifiers/chance.py
+
+// A block for each row: the first tokens to arrive in the race of its position, see finish_times in
+// ops/noise.py. Those that cannot arrive are last, lower ones first. Without a law, or at
+// temperature 0, the likeliest are first.
+template <typename T, int N>
+__global__ void __launch_bounds__(WALK_THREADS, 1)
+    race(const T* logits, Int row_stride, int vocabulary, const Key* choices, int rows_each,
+         const Int* positions, Int behind, const Int* names, Int* tokens, Int tokens_stride, int k) {
+    __shared__ Scratch scratch;
+    const T* row = logits + blockIdx.x * row_stride;
+    const Key* choice = choices + blockIdx.x / rows_each * CHOICE;
+    const Law law =
+        law_of<T, N>(row, vocabulary, reinterpret_cast<const double*>(choice), scratch);
+    const bool is_race = !law.is_broken && law.only < 0;
+    const Key position = static_cast<Key>(positions[blockIdx.x] + behind);
+    const Key key = with_word(with_word(with_word(3, choice[CHOICE - 1]), NEXT), position);
+    const Key never = 0x7ff0000000000000ull;  // the bits of infinity: times are never negative
+    const auto time_of = [&](int token) -> Key {
+        const float x = wide(row[token]);
+        if (!is_race) return ~ordered(x);
+        const float weight = law.weight(x, token);
+        if (!(weight > 0.0f)) return never;
+        const double clock = fabs(log(uniform(key, names ? names[token] : token)));
+        return __double_as_longlong(clock / static_cast<double>(weight));
+    };
+    Key last = 0;  // time and token of the last arrival
+    int last_token = -1;
+    for (int place = 0; place < k; place++) {
+        Key first = ~0ull;
+        int its = vocabulary;
+        for (int token = threadIdx.x; token < vocabulary; token += blockDim.x) {
+            const Key time = time_of(token);
+            if (time < first && (time > last || (time == last && token > last_token)))
+                first = time, its = token;
+        }
+        last = ~block_max(~first, scratch.warps);
+        last_token = static_cast<int>(
+            ~block_max(first == last ? ~static_cast<Key>(its) : 0, scratch.warps));
+        if (threadIdx.x == 0)
+            tokens[blockIdx.x * tokens_stride + place] = names ? names[last_token] : last_token;
+    }
 }
 
 // A block for each tree: the walk along tokens that are drawn independently. `keys`: of coins (not

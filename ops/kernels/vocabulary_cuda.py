@@ -225,6 +225,41 @@ def sample_rows(
     _walk("sample_rows", logits, [params, keys, places, tokens])
 
 
+def race(
+    logits: Tensor,
+    choices: Tensor,
+    positions: Tensor,
+    names: Tensor,
+    tokens: Tensor,
+    behind: int,
+) -> None:
+    """See :func:`specinfer.scheduler.lanes.racing.race`, in one launch; weights are float32.
+
+    Args:
+        logits: (rows, vocabulary).
+        choices: (lanes, 5) int64, contiguous.
+        positions: (rows,) int64.
+        names: (vocabulary,) int64, or (0,).
+        tokens: (rows,) or (rows, k) int64, written.
+        behind: added to the positions.
+    """
+    k = tokens.shape[1] if tokens.dim() == 2 else 1
+    _walk(
+        "race",
+        logits,
+        [
+            choices,
+            np.int32(len(logits) // len(choices)),
+            positions,
+            np.int64(behind),
+            names if len(names) else np.uint64(0),
+            tokens,
+            np.int64(tokens.stride(0)),
+            np.int32(k),
+        ],
+    )
+
+
 def naive_walk(
     logits: Tensor,
     params: Tensor,

@@ -26,6 +26,7 @@ from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.lanes.batches import verify_batch
 from specinfer.scheduler.lanes.drafter import LaneDrafter
 from specinfer.scheduler.lanes.drafters import make_drafters
+from specinfer.scheduler.lanes.racing import CHOICE, choices_of, race
 from specinfer.scheduler.lanes.ssm import SSMDrafter
 from specinfer.scheduler.lanes.tables import (
     Fetched,
@@ -39,6 +40,7 @@ from specinfer.scheduler.lanes.tables import (
 from specinfer.scheduler.lanes.taking import take, walk_greedy
 from specinfer.scheduler.lanes.trees import add_tree, begin_tree
 from specinfer.scheduler.late_tree import FlatTree
+from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.verifiers import Accepted
 
@@ -123,6 +125,9 @@ class LaneLoop:
         self._nodes = nodes
         self._text = runtime.region("lanes.text", (lanes, limits.context), {"i": torch.int64})
         self._length = runtime.region("lanes.length", (lanes,), {"n": torch.int64})
+        self._choices = runtime.region("lanes.choices", (lanes, CHOICE), {"i": torch.int64})
+        self._samples = False
+        self._names = runtime.region("lanes.own", (0,), {"i": torch.int64})
         self._merged = TreeTables.of(runtime, "lanes", lanes, nodes)
         self._best = runtime.region("lanes.best", (lanes * (1 + nodes),), {"i": torch.int64})
         width = max(1, self.depth)
@@ -131,15 +136,24 @@ class LaneLoop:
         self._moves = runtime.region("lanes.moves", (2, lanes * width), {"i": torch.int64})
         self._trace = runtime.trace("lanes", self._launch, keeps=LOOPS)
 
-    def load(self, texts: Sequence[Sequence[int]], pools: Sequence[Sequence[IntArray]]) -> None:
+    def load(
+        self,
+        texts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams],
+        pools: Sequence[Sequence[IntArray]],
+    ) -> None:
         """Begin with these texts.
 
         Args:
             texts: of the lanes, prompt and output.
+            params: how each lane picks tokens.
             pools: of the LLM, then of each SSM: the pages of each lane.
         """
         self._load(self._text.part(), matrix(texts))
         self._load(self._length.part(), np.array([len(text) for text in texts], np.int64))
+        self._samples = not all(one.is_greedy for one in params)
+        if self._samples:
+            self._load(self._choices.part(), choices_of(params))
         tables = [self._llm, *(ssm.pool for ssm in self._ssms)]
         for pool, pages in zip(tables, pools, strict=True):
             self._load(pool.pages.part(), matrix(pages))
@@ -159,16 +173,17 @@ class LaneLoop:
 
     def issue(self, lanes: int) -> Issued:
         """Issue an iteration of the first lanes."""
-        outcome, *trees = (future.get() for future in self._trace(lanes))
+        outcome, *trees = (future.get() for future in self._trace(lanes, self._samples))
         return Issued(outcome, trees, self._drafters)
 
     def _load(self, table: Subregion, values: IntArray) -> None:
         self._runtime.launch(load_table, table=table, values=values)
 
-    def _launch(self, count: int) -> list[Any]:
+    def _launch(self, count: int, samples: bool) -> list[Any]:
         """The body of the trace."""
         launch = self._runtime.launch
-        lanes = Lanes(count, self._text.rows(0, count), self._length.rows(0, count))
+        choices = self._choices.rows(0, count) if samples else None
+        lanes = Lanes(count, self._text.rows(0, count), self._length.rows(0, count), choices)
         merged = self._merged.parts(count)
         launch(begin_tree, **lanes.texts, **merged)
         for drafter in self._drafters:
@@ -181,7 +196,18 @@ class LaneLoop:
         launch(verify_batch, length=length, **merged, lane_pages=pages, **inputs, **llm.scratch)
         logits = llm.decoder.model.compute(shape)
         best = self._best.rows(0, rows)
-        launch(likeliest, logits=logits, tokens=best)
+        if choices is None:
+            launch(likeliest, logits=logits, tokens=best)
+        else:
+            launch(
+                race,
+                logits=logits,
+                choices=choices,
+                positions=inputs["rows"].region.part(inputs["rows"].space, "positions"),
+                names=self._names,
+                tokens=best,
+                behind=1,
+            )
         path, outcome = self._path.rows(0, count), self._outcome.rows(0, count)
         launch(walk_greedy, best=best, **merged, path=path, outcome=outcome)
         moves = self._moves.part(IndexSpace((0, 0), (2, count * self._path.shape[1])))

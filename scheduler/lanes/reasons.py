@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specinfer.scheduler.lanes.drafters import can_draw
-from specinfer.scheduler.lanes.stretch import is_greedy
+from specinfer.scheduler.lanes.racing import can_write
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Speculator
+from specinfer.scheduler.verifiers.choice import AUTO
 
 PROMPTS = "prompts"
 JOINING = "requests that may join"
@@ -26,6 +27,7 @@ def why_by_host(
     *,
     has_prompts: bool,
     may_join: bool,
+    verifier: str = AUTO,
 ) -> str:
     """The first reason that holds.
 
@@ -34,6 +36,7 @@ def why_by_host(
         running: requests that the iteration is for.
         has_prompts: whether it computes texts for the first time.
         may_join: whether somebody waits, and there is room.
+        verifier: of requests that sample, by name.
 
     >>> why_by_host([], [], has_prompts=True, may_join=False)
     'prompts'
@@ -43,7 +46,7 @@ def why_by_host(
     if has_prompts:
         return PROMPTS
     for request in running:
-        if not is_greedy(request):
+        if not can_write(request, speculators, verifier):
             if not request.sampling.is_greedy:
                 return "sampling"
             return "logprobs, penalties or limits on trees"

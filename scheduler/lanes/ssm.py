@@ -18,6 +18,7 @@ from specinfer.runtime.region import Region, Subregion
 from specinfer.runtime.task import task
 from specinfer.scheduler.lanes.batches import chain_batch, level_batch
 from specinfer.scheduler.lanes.naming import rename
+from specinfer.scheduler.lanes.racing import race
 from specinfer.scheduler.lanes.tables import (
     Fetched,
     IntArray,
@@ -63,6 +64,7 @@ class SSMDrafter:
         self._chain = chain
         known = ssm.vocabulary
         self._names = None if known is None else _Names(runtime, name, known)
+        self._own_names = runtime.region(f"{name}.own", (0,), {"i": torch.int64})
         sizes = level_sizes(ssm.expansion)
         self._parents = full_parents(ssm.expansion)
         self._computed = 1 + sum(sizes[:-1])
@@ -104,9 +106,7 @@ class SSMDrafter:
                     **nodes,
                     **self.pool.scratch,
                 )
-            if self._names is not None:
-                self._names.to_draft(model.inputs(shape)["rows"])
-            drawn = self._children(model.compute(shape), level, count * frontier)
+            drawn = self._children(lanes, shape, level)
             launch(grow_tree, drawn=drawn, **tree, first=first, width=width)
             first, frontier = first + frontier, frontier * width
 
@@ -134,17 +134,32 @@ class SSMDrafter:
         """The tree of a lane."""
         return FlatTree(fetched["tokens"][lane].tolist(), self._parents)
 
-    def _children(self, logits: Subregion, level: int, rows: int) -> Subregion:
-        """Issue what finds the children of a level's nodes; where they are."""
+    def _children(self, lanes: Lanes, shape: StepShape, level: int) -> Subregion:
+        """Issue a step, and what finds the children of its nodes; where they are."""
+        names, rows = self._names, self._model.inputs(shape)["rows"]
+        if names is not None:
+            names.to_draft(rows)
         drawn = self._drawn[level]
-        space = IndexSpace((0, 0), (rows, drawn.shape[1]))
+        space = IndexSpace((0, 0), (shape.wanted, drawn.shape[1]))
         tokens, log_probs = drawn.part(space, "token"), drawn.part(space, "log_prob")
-        if self._names is not None:
-            possible = IndexSpace((0, 0), (rows, self._names.num_tokens))
-            logits = logits.region.part(possible)
+        logits = self._model.compute(shape)
+        if names is not None:
+            logits = logits.region.part(IndexSpace((0, 0), (shape.wanted, names.num_tokens)))
+        if lanes.choices is not None:
+            positions = rows.region.part(rows.space, "positions")
+            self._runtime.launch(
+                race,
+                logits=logits,
+                choices=lanes.choices,
+                positions=positions if level > 0 else lanes.length,
+                names=self._own_names if names is None else names.of_llm,
+                tokens=tokens,
+                behind=int(level > 0),
+            )
+            return tokens
         self._runtime.launch(top_k, logits=logits, tokens=tokens, log_probs=log_probs)
-        if self._names is not None:
-            self._names.to_llm(tokens)
+        if names is not None:
+            names.to_llm(tokens)
         return tokens
 
 
@@ -153,12 +168,13 @@ class _Names:
 
     Attributes:
         num_tokens: that the model knows.
+        of_llm: (num_tokens,) the LLM's numbers of them.
     """
 
     def __init__(self, runtime: Runtime, name: str, known: ReducedVocabulary) -> None:
         self._runtime = runtime
         self.num_tokens = known.num_tokens
-        self._of_llm = _table(runtime, f"{name}.ids", known.ids)
+        self.of_llm = _table(runtime, f"{name}.ids", known.ids)
         self._of_draft = _table(runtime, f"{name}.draft_ids", known.draft_ids)
 
     def to_draft(self, rows: Subregion) -> None:
@@ -168,7 +184,7 @@ class _Names:
 
     def to_llm(self, drawn: Subregion) -> None:
         """Issue what renames tokens that the model has drawn."""
-        self._runtime.launch(rename, tokens=drawn, names=self._of_llm.part())
+        self._runtime.launch(rename, tokens=drawn, names=self.of_llm.part())
 
 
 def _table(runtime: Runtime, name: str, values: IntArray) -> Region:

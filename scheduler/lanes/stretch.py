@@ -1,6 +1,7 @@
 """Stretches of iterations that run on the device, and the host's books of them.
 
-While all that run write greedily, and nobody can join them, iterations are issued ahead over lanes
+While all that run pick tokens as lanes can (:func:`~specinfer.scheduler.lanes.racing.can_write`),
+and nobody can join them, iterations are issued ahead over lanes
 (:mod:`specinfer.scheduler.lanes.loop`), and the host learns one iteration late what was written. It
 then goes through the same steps as for any other iteration: the batcher begins it, the requests
 take their tokens up to their ends, and it is finished. So a stretch may end after any iteration,
@@ -20,13 +21,14 @@ from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.iteration import Budgets
 from specinfer.scheduler.lanes.drafters import can_draw, most_lacking
 from specinfer.scheduler.lanes.loop import Issued, LaneLoop
+from specinfer.scheduler.lanes.racing import can_write
 from specinfer.scheduler.late_tree import LateTree
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
-from specinfer.scheduler.speculation import UNLIMITED
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ssm import SSMSpeculator
 from specinfer.scheduler.token_tree import TokenTree
+from specinfer.scheduler.verifiers.choice import AUTO
 
 SHORTEST = 4
 """Iterations that a stretch must have room for to be begun."""
@@ -41,6 +43,7 @@ class Stretch:
         speculators: of the engine.
         budgets: of any iteration.
         ahead: iterations that are issued before the one before them was read.
+        verifier: of requests that sample, by name.
     """
 
     def __init__(
@@ -50,9 +53,12 @@ class Stretch:
         speculators: Sequence[Speculator],
         budgets: Budgets,
         ahead: int,
+        verifier: str = AUTO,
     ) -> None:
         self._serving = serving
         self._llm = llm
+        self._speculators = speculators
+        self._verifier = verifier
         self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         self._budgets = budgets
         self._ahead = ahead
@@ -97,7 +103,7 @@ class Stretch:
         if not running or self._may_join(len(running)):
             return False
         texts = [requests[id].tokens for id in running]
-        if not all(map(is_greedy, (requests[id] for id in running))):
+        if not all(can_write(requests[id], self._speculators, self._verifier) for id in running):
             return False
         if not all(
             self._is_caught_up(id, len(text)) for id, text in zip(running, texts, strict=True)
@@ -122,7 +128,7 @@ class Stretch:
             [d.slots.pages(id, tokens) for id, tokens in zip(running, wanted, strict=True)]
             for d in self._decoders
         ]
-        loop.load(texts, pages)
+        loop.load(texts, [one.sampling for one in self._lanes if one], pages)
         loop.set_drafted([[ssm.slots.length(id) for id in running] for ssm in self._ssms])
         return True
 
@@ -193,10 +199,3 @@ class Stretch:
                 if one is not None and self._is_served(one):
                     ssm.slots.commit(one.id, lengths[lane] - ssm.slots.length(one.id))
         self._lanes.clear()
-
-
-def is_greedy(request: Request) -> bool:
-    """Whether lanes can write a request: its likeliest tokens, guessed without limits."""
-    params = request.sampling
-    is_free = request.speculation == UNLIMITED
-    return params.is_greedy and params.is_plain and is_free and not request.num_logprobs

@@ -128,11 +128,14 @@ class Lanes:
         count: how many.
         text: (count, context) tokens.
         length: (count,) of each text.
+        choices: (count, 5) how tokens are picked, see :mod:`specinfer.scheduler.lanes.racing`;
+            None: all are the likeliest.
     """
 
     count: int
     text: Subregion
     length: Subregion
+    choices: Subregion | None = None
 
     @property
     def texts(self) -> dict[str, Any]:

@@ -150,6 +150,7 @@ class SSMSpeculator:
 
     Attributes:
         max_nodes: most nodes that it proposes.
+        draws: see above.
 
     Raises:
         TreeError: an expansion that cannot make a tree, or wider than the vocabulary.
@@ -165,7 +166,7 @@ class SSMSpeculator:
         draws: str | None = None,
     ) -> None:
         self.name = name
-        self._draws = draws
+        self.draws = draws
         self.max_nodes, _ = most_nodes(expansion, nodes)
         self.vocabulary = vocabulary
         self._num_tokens = vocabulary.num_tokens if vocabulary else decoder.model.vocabulary
@@ -266,9 +267,9 @@ class SSMSpeculator:
 
     def _as_told(self, context: Context) -> Context:
         drawing = context.drawing
-        if self._draws is None or drawing.params.is_greedy:
+        if self.draws is None or drawing.params.is_greedy:
             return context
-        return replace(context, drawing=replace(drawing, how=self._draws))
+        return replace(context, drawing=replace(drawing, how=self.draws))
 
     def _catch_up(self, context: Context) -> Work:
         """What the model lacks of a text."""

@@ -11,6 +11,7 @@ from tiny_models import (
     make_bench,
     noisy_copy,
     plain_greedy,
+    reduced,
     tiny_config,
     tiny_model,
 )
@@ -26,10 +27,14 @@ CONFIG = tiny_config(hidden=256, inner=96, heads=4, kv_heads=2)
 MODEL = tiny_model(4, CONFIG)
 SSM = Draft(noisy_copy(MODEL, 1, 0.02), (2, 1, 1))
 WIDE = Draft(noisy_copy(MODEL, 2, 0.05), (3, 2, 2, 1))
+KNOWN = tuple(range(0, 40, 3))
+FEW = Draft(reduced(SSM.model, KNOWN), (2, 2, 1), known=(KNOWN, 40))
 DRAFTS: dict[str, list[Draft | Speculator]] = {
     "incremental": [],
     "SSM": [SSM],
     "two SSMs": [SSM, WIDE],
+    "n-grams": [NGramSpeculator()],
+    "an SSM that knows few tokens": [FEW],
     "two SSMs and n-grams": [SSM, WIDE, NGramSpeculator()],
 }
 PROMPTS = [[1, 2, 3], [4, 5], [7] * 20, list(range(30)), [9, 8, 7, 6, 5], [3]]
@@ -51,19 +56,36 @@ def test_writes_what_the_oracle_writes(drafts: str, how: str) -> None:
     for _ in range(2):  # graphs are replayed the second time
         requests = [request(id, prompt, 40) for id, prompt in enumerate(PROMPTS)]
         assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
+    if lanes:
+        assert bench.engine.stats.num_by_lanes > 20
     if how != "ahead":
         assert sum(trace.stats.replayed for trace in runtime.traces) > 20
     runtime.close()
 
 
-def test_sampled_texts_are_those_of_the_cpu() -> None:
+@pytest.mark.parametrize("lanes", [False, True])
+@pytest.mark.parametrize("drafts", ["SSM", "an SSM that knows few tokens", "two SSMs and n-grams"])
+def test_sampled_texts_are_those_of_the_cpu(drafts: str, lanes: bool) -> None:
     runtime = gpu_runtime()
     texts = []
     for given in (runtime, None):
-        bench = make_bench(MODEL, [SSM], Sizes(), runtime=given, verifier="coupled")
-        requests = [request(id, prompt, 30) for id, prompt in enumerate(PROMPTS)]
+        bench = make_bench(
+            MODEL,
+            DRAFTS[drafts],
+            Sizes(),
+            runtime=given,
+            verifier="coupled",
+            lookahead=int(lanes and given is not None),
+            lanes=lanes,
+        )
+        requests = [request(id, prompt, 40) for id, prompt in enumerate(PROMPTS)]
         for one in requests:
-            one.sampling = SamplingParams(temperature=0.8, top_p=0.9, seed=one.id)
+            top_k, min_p = (0, 3)[one.id % 2], (0.0, 0.1)[one.id // 3]
+            one.sampling = SamplingParams(
+                temperature=0.8, top_p=0.9, top_k=top_k, min_p=min_p, seed=one.id
+            )
         texts.append(bench.write(requests))
+        if lanes and given is not None:
+            assert bench.engine.stats.num_by_lanes > 20
     assert texts[0] == texts[1]
     runtime.close()

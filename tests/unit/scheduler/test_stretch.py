@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tiny_models import (
@@ -75,12 +76,15 @@ def test_writes_what_the_oracle_writes(drafts: str, ahead: int) -> None:
     assert_free(bench)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("drafts", DRAFTS)
-def test_tells_what_the_other_way_tells(drafts: str) -> None:
+def test_tells_what_the_other_way_tells(drafts: str, temperature: float) -> None:
     """Tokens, trees and accepted nodes of each iteration, for a request alone."""
 
     def told(bench: Bench) -> list[tuple[list[int], list[list[int]], Sequence[int]]]:
-        bench.engine.submit(request(0, PROMPTS[0], 60))
+        one = request(0, PROMPTS[0], 60)
+        one.sampling = SamplingParams(temperature=temperature, seed=5)
+        bench.engine.submit(one)
         events = list(bench.engine.run())
         return [(e.tokens, paths(e.tree), e.accepted) for e in events]
 
@@ -93,6 +97,51 @@ def test_tells_what_the_other_way_tells(drafts: str) -> None:
     depth = 17
     assert ours[:-depth] == plain[:-depth]
     assert [tokens for tokens, *_ in ours] == [tokens for tokens, *_ in plain]
+
+
+SAMPLED = [
+    SamplingParams(temperature=0.8, seed=7),
+    SamplingParams(temperature=1.3, top_p=0.7, seed=(1 << 64) - 1),
+    SamplingParams(),
+    SamplingParams(temperature=0.6, top_k=2, seed=0),
+    SamplingParams(temperature=1.0, min_p=0.2),
+    SamplingParams(temperature=2.0, top_k=9, top_p=0.9, min_p=0.05, seed=3),
+]
+
+
+@pytest.mark.parametrize("drafts", DRAFTS)
+def test_samples_what_the_other_way_samples(drafts: str) -> None:
+    """Also beside a request that does not."""
+    texts = []
+    for bench in (bench_of(drafts, 1), make_bench(MODEL, DRAFTS[drafts], SIZES)):
+        requests = [request(id, prompt) for id, prompt in enumerate(PROMPTS)]
+        for one, params in zip(requests, SAMPLED, strict=True):
+            one.sampling = params
+        texts.append(bench.write(requests))
+        if len(texts) == 1:
+            assert issued(bench) > 20
+            assert not bench.engine.stats.by_host["sampling"]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("params", "verifier", "draws"),
+    [
+        (SamplingParams(temperature=0.8, seed=1), "naive", None),
+        (SamplingParams(temperature=0.8, seed=1, typical_p=0.9), "coupled", None),
+        (SamplingParams(temperature=0.8, seed=1, presence_penalty=0.1), "coupled", None),
+        (SamplingParams(temperature=0.8, seed=1), "coupled", "top_k"),
+    ],
+)
+def test_other_ways_to_sample_are_for_the_host(
+    params: SamplingParams, verifier: str, draws: str | None
+) -> None:
+    drafts = [replace(GOOD, draws=draws)]
+    bench = make_bench(MODEL, drafts, SIZES, lookahead=1, lanes=True, verifier=verifier)
+    one = request(0, PROMPTS[0])
+    one.sampling = params
+    bench.write([one])
+    assert not issued(bench)
 
 
 @pytest.mark.parametrize("seed", range(6))
