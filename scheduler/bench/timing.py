@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from specinfer.models.progress import Progress
+
 Run = Callable[[], Any]
 Tell = Callable[[str, int, int], None]
 """Is told what was done, how many of how many."""
@@ -23,6 +25,11 @@ WARM = 4
 
 def silent(what: str, done: int, total: int) -> None:
     """Tell nobody."""
+
+
+def reading(name: str, tell: Tell) -> Progress:
+    """Tells how many MiB of a model were read."""
+    return lambda _, done, total: tell(f"MiB of {name}", done >> 20, total >> 20)
 
 
 @dataclass(frozen=True, slots=True)

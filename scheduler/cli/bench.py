@@ -253,7 +253,7 @@ def _measure_step(args: argparse.Namespace, tell: Tell) -> Measured:
     from specinfer.scheduler.bench.loading import Place, load_model
     from specinfer.scheduler.bench.shapes import SHAPES
     from specinfer.scheduler.bench.step import HEADS, Sizes, measure_steps
-    from specinfer.scheduler.bench.timing import Clock
+    from specinfer.scheduler.bench.timing import Clock, reading
 
     for name in args.shapes:
         if name not in SHAPES:
@@ -264,7 +264,9 @@ def _measure_step(args: argparse.Namespace, tell: Tell) -> Measured:
     for name in args.shapes:
         place = Place.new(args.device, dtype)
         with place.runtime:
-            rows += measure_steps(load_model(name, place), sizes, ceilings, clock)
+            model = load_model(name, place, reading(name, tell))
+            rows += measure_steps(model, sizes, ceilings, clock)
+            del model  # the next one may need its memory
     return HEADS, rows
 
 

@@ -28,7 +28,7 @@ from specinfer.scheduler.bench.loading import Loaded, Place, label_of, load_plan
 from specinfer.scheduler.bench.planted import SHARES, load_planted, prompts
 from specinfer.scheduler.bench.report import Row
 from specinfer.scheduler.bench.shapes import SHAPES, config_of
-from specinfer.scheduler.bench.timing import Clock, Tell
+from specinfer.scheduler.bench.timing import Clock, Tell, reading
 from specinfer.scheduler.cli.bring import bring
 from specinfer.scheduler.cli.prompts import read_prompts
 from specinfer.scheduler.config import SSM
@@ -86,7 +86,7 @@ def measure_generate(args: argparse.Namespace, tell: Tell) -> tuple[Sequence[str
     place = Place.new(args.device, dtype)
     rows = list(ceilings.rows)
     with place.runtime:
-        pair = (_planted if args.llm in SHAPES else _real)(args, place)
+        pair = _planted(args, place) if args.llm in SHAPES else _real(args, place, tell)
         length = max(map(len, pair.prompts)) + args.max_new_tokens
         if length > pair.most:
             raise ConfigError(
@@ -172,7 +172,7 @@ def _shares(text: str) -> tuple[float, ...]:
     return shares
 
 
-def _real(args: argparse.Namespace, place: Place) -> _Pair:
+def _real(args: argparse.Namespace, place: Place, tell: Tell) -> _Pair:
     """Models that somebody trained, and prompts for them."""
     home = home_from_environment()
     for name in (args.llm, args.ssm):
@@ -190,8 +190,10 @@ def _real(args: argparse.Namespace, place: Place) -> _Pair:
         padded = PaddedCheckpoint(plan.checkpoint, args.pad_layers)
         plan = replace(plan, name=f"{plan.name} + {args.pad_layers} layers", checkpoint=padded)
     drafter = front.plan(SSM(args.ssm)) if args.ssm else None  # refused before weights are read
-    llm = load_plan(plan, place)
-    ssm = load_plan(replace(drafter, name=label_of(args.ssm)), place) if drafter else None
+    llm, ssm = load_plan(plan, place, reading(plan.name, tell)), None
+    if drafter is not None:
+        drafter = replace(drafter, name=label_of(args.ssm))
+        ssm = load_plan(drafter, place, reading(drafter.name, tell))
     configs = [plan.checkpoint.config, *([drafter.checkpoint.config] if drafter else [])]
     eos_ids: Collection[int] = () if args.ignore_eos else front.tokenizer.eos_ids
     return _Pair(llm, ssm, configs, encoded, eos_ids, front.max_length)
