@@ -4,6 +4,9 @@ One operator serves decoding (a tree of one node), prompt chunks (a chain), draf
 verification of trees (Miao et al., SpecInfer, ASPLOS 2024, section 4.2: the topology-aware causal
 mask). What a row may see is worked out once a step by :func:`plan_attention`, for all layers.
 
+The variants ``invariant`` and ``cuda-invariant`` give a token the same bits whatever else is in the
+step, be it decoded alone or a node of a tree.
+
 K/V lie in slots of a pool; ``kv`` of a layer has fields ``k`` and ``v`` of (1, slots, kv_heads,
 head_size). Keys are stored turned to their position, so an accepted token moves as it is.
 """
@@ -18,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels import attention_cuda, cpu, rowwise_cuda
+from specinfer.ops.kernels import attention_cuda, cpu, invariant_cuda, rowwise_cuda
 from specinfer.ops.operator import Operator, Shape, Signature, expect
 from specinfer.runtime.arrays import HOST
 from specinfer.runtime.privilege import RW, WD, R
@@ -289,6 +292,48 @@ def _tree_attention_on_gpu(
     tile = attention_cuda.tile_for(len(q), len(extents), group, size, q.dtype)
     k, v = kv.k[0], kv.v[0]
     attention_cuda.tree_attention(q, k, v, keys, seen, extents, work, scratch, out, scale, tile)
+
+
+@tree_attention.variant("invariant")
+def _tree_attention_by_rows(
+    q: Tensor,
+    kv: SimpleNamespace,
+    keys: Tensor,
+    seen: Tensor,
+    extents: Tensor,
+    work: Tensor,
+    scratch: Tensor,
+    out: Tensor,
+    scale: float,
+) -> None:
+    """What a row sees, in order of depth, is all that its result depends on."""
+    kv_heads, size = kv.k.shape[2:]
+    for r, (start, stop, num_keys, asked) in enumerate(extents.tolist()):
+        prefix, nodes = keys[r, : num_keys - asked], keys[r, num_keys - asked : num_keys]
+        for row in range(start, stop):
+            unseen = _unseen(seen[row : row + 1], asked).flatten()
+            slots = torch.cat([prefix, nodes[~unseen]])
+            k = kv.k[0].index_select(0, slots).permute(1, 2, 0)
+            v = kv.v[0].index_select(0, slots).transpose(0, 1)
+            query = q[row].reshape(kv_heads, -1, size)
+            scores = torch.bmm(query, k).float() * scale
+            mixed = torch.bmm(torch.softmax(scores, -1).to(v.dtype), v)
+            out[row].view(mixed.shape).copy_(mixed)
+
+
+@tree_attention.variant("cuda-invariant")
+def _tree_attention_invariant(
+    q: Tensor,
+    kv: SimpleNamespace,
+    keys: Tensor,
+    seen: Tensor,
+    extents: Tensor,
+    work: Tensor,
+    scratch: Tensor,
+    out: Tensor,
+    scale: float,
+) -> None:
+    invariant_cuda.tree_attention(q, kv.k[0], kv.v[0], keys, seen, extents, out, scale)
 
 
 @task(kv=RW, pure=True, axes={"kv": _POOL})

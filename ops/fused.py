@@ -127,3 +127,13 @@ def _gated_linear_cuda(x: Tensor, weight: Tensor, out: Tensor) -> None:
         return
     gate, up = torch.mm(x, weight.t()).chunk(2, dim=1)
     rowwise_cuda.silu_mul(gate, up, out)
+
+
+@gated_linear.variant("cuda-invariant")
+def _gated_linear_invariant(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    if linear_cuda.fits_wide(x, weight, out):
+        linear_cuda.wide_linear(x, weight, None, out, is_gated=True)
+        return
+    for row in range(len(x)):
+        gate, up = torch.mm(x[row : row + 1], weight.t()).chunk(2, dim=1)
+        rowwise_cuda.silu_mul(gate, up, out[row : row + 1])

@@ -1,4 +1,9 @@
-"""Matrix products with a weight: ``y = x W^T (+ b)``."""
+"""Matrix products with a weight: ``y = x W^T (+ b)``.
+
+A library sums in another order for other numbers of rows. The variants ``invariant`` and
+``cuda-invariant`` give a row the same bits however many there are, row by row where there is no
+kernel for that.
+"""
 
 from __future__ import annotations
 
@@ -78,6 +83,34 @@ def _linear_bias_cuda(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> N
         linear_cuda.linear(x, weight, bias, out)
     else:
         torch.addmm(bias, x, weight.t(), out=out)
+
+
+@linear.variant("invariant")
+def _linear_by_rows(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    for row in range(len(x)):
+        torch.mm(x[row : row + 1], weight.t(), out=out[row : row + 1])
+
+
+@linear_bias.variant("invariant")
+def _linear_bias_by_rows(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    for row in range(len(x)):
+        torch.addmm(bias, x[row : row + 1], weight.t(), out=out[row : row + 1])
+
+
+@linear.variant("cuda-invariant")
+def _linear_invariant(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    if linear_cuda.fits_wide(x, weight, out):
+        linear_cuda.wide_linear(x, weight, None, out)
+    else:
+        _linear_by_rows(x, weight, out)
+
+
+@linear_bias.variant("cuda-invariant")
+def _linear_bias_invariant(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    if linear_cuda.fits_wide(x, weight, out):
+        linear_cuda.wide_linear(x, weight, bias, out)
+    else:
+        _linear_bias_by_rows(x, weight, bias, out)
 
 
 LINEAR = Operator(

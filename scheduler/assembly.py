@@ -37,7 +37,14 @@ from specinfer.runtime.profile.executor import ProfilingExecutor
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.region import Region
 from specinfer.scheduler.adaptive import AdaptiveTrees
-from specinfer.scheduler.config import DEVICES, EXECUTORS, BatchConfig, ParallelConfig
+from specinfer.scheduler.config import (
+    DEVICES,
+    EXECUTORS,
+    FAST,
+    NUMERICS,
+    BatchConfig,
+    ParallelConfig,
+)
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.engine import Engine
@@ -62,6 +69,7 @@ def new_runtime(
     parallel: ParallelConfig | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
     memory: Mapping[str, Any] | None = None,
+    numerics: str = FAST,
 ) -> Runtime:
     """A runtime on a GPU or the CPUs of this process, or of all ranks that ``mpirun`` has started.
 
@@ -74,18 +82,21 @@ def new_runtime(
         parallel: how the work is spread over the ranks.
         rules: which launches are divided over them, as in a mapper's YAML.
         memory: budgets by name, in bytes or as text; by default what the machine has.
+        numerics: ``fast`` or ``invariant``.
 
     Raises:
-        ConfigError: another executor, device or number of ranks than there are, a budget that is no
-            size or of no memory.
+        ConfigError: another executor, device, numerics or number of ranks than there are, a budget
+            that is no size or of no memory.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f"executor is {executor!r}, expected {' or '.join(EXECUTORS)}")
     if device not in DEVICES:
         raise ConfigError(f"device is {device!r}, expected {' or '.join(DEVICES)}")
+    if numerics not in NUMERICS:
+        raise ConfigError(f"numerics is {numerics!r}, expected {' or '.join(NUMERICS)}")
     machine = machine_here()
     parallel = parallel or ParallelConfig()
-    mapper = _mapper(parallel, _processors(device, dtype), rules, device)
+    mapper = _mapper(parallel, _processors(device, dtype, numerics), rules, device)
     _check_ranks(machine.num_ranks, mapper.mesh, parallel)
     if machine.num_ranks > 1 and executor != "serial":
         raise ConfigError(f"executor is {executor!r}, expected serial on several ranks")
@@ -108,9 +119,12 @@ def new_runtime(
     return Runtime(chosen, machine=machine, mapper=mapper, memories=memories, observer=log)
 
 
-def _processors(device: str, dtype: torch.dtype) -> Sequence[str]:
+def _processors(device: str, dtype: torch.dtype, numerics: str) -> Sequence[str]:
     if device != CPU:
-        return ("cuda", "cpu")  # tasks declared for a CPU are torch's own, wherever arrays lie
+        # Tasks declared for a CPU are torch's own, wherever arrays lie.
+        return ("cuda", "cpu") if numerics == FAST else ("cuda-invariant", "cuda", "cpu")
+    if numerics != FAST:
+        return ("invariant", "cpu")
     # NumPy, and so Numba, has no bfloat16; only its weights are packed.
     return ("numba", "cpu") if dtype == torch.float32 else ("packed", "cpu")
 

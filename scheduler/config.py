@@ -25,6 +25,7 @@ DEFAULT_MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16")
 EXECUTORS = ("serial", "threads")
 DEVICES = ("cpu", "cuda")
+FAST, INVARIANT = NUMERICS = ("fast", "invariant")
 
 
 def _at_least_one(config: object, *names: str) -> None:
@@ -349,6 +350,8 @@ class ServingConfig:
         dtype: ``float32`` or ``bfloat16``.
         executor: ``serial``, or ``threads`` for independent tasks at once.
         device: ``cpu``, or ``cuda``: one GPU, with an executor of its own.
+        numerics: ``fast``, or ``invariant``: a token's results have the same bits whatever else is
+            in its step, so that texts are those of plain decoding in bfloat16, too.
         drafts: the speculators, merged; empty for incremental decoding.
         speculation: how their guesses are verified.
         batch: how much is done at once.
@@ -363,6 +366,7 @@ class ServingConfig:
     dtype: str = "float32"
     executor: str = "serial"
     device: str = "cpu"
+    numerics: str = FAST
     drafts: tuple[Draft, ...] = (NGram(),)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
@@ -374,6 +378,7 @@ class ServingConfig:
         _one_of(self, "dtype", DTYPES)
         _one_of(self, "executor", EXECUTORS)
         _one_of(self, "device", DEVICES)
+        _one_of(self, "numerics", NUMERICS)
         try:
             budgets_from(self.memory)
         except ConfigError as error:

@@ -29,6 +29,7 @@ from specinfer.scheduler.assembly import GPU, Assembly, new_runtime, with_lookah
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
     DTYPES,
+    FAST,
     SSM,
     BatchConfig,
     Draft,
@@ -143,6 +144,7 @@ class LLM:
             batch=config.batch,
             executor=config.executor,
             device=config.device,
+            numerics=config.numerics,
             parallel=config.parallel,
             memory=config.memory,
         )
@@ -198,6 +200,7 @@ class LLM:
         batch: BatchConfig | None = None,
         executor: str = "serial",
         device: str = "cpu",
+        numerics: str = FAST,
         parallel: ParallelConfig | None = None,
         memory: Mapping[str, Any] | None = None,
         profiler: Profiler | None = None,
@@ -212,6 +215,7 @@ class LLM:
             batch: how much is done at once.
             executor: ``serial`` or ``threads``.
             device: ``cpu`` or ``cuda``.
+            numerics: ``fast`` or ``invariant``.
             parallel: how the work is spread over the ranks of ``mpirun``.
             memory: budgets by name, such as ``{"cpu": "8 GiB"}``.
             profiler: is told of tasks and requests, if there is one.
@@ -239,6 +243,7 @@ class LLM:
             parallel=parallel,
             rules=rules,
             memory=memory,
+            numerics=numerics,
         )
         assembly = Assembly(runtime, batch, self._length(batch), self._dtype, device)
         self._lanes = RequestLanes(profiler) if profiler else None

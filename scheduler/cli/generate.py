@@ -212,6 +212,7 @@ def _load(
             batch=config.batch,
             executor=config.executor,
             device=config.device,
+            numerics=config.numerics,
             parallel=config.parallel,
             memory=config.memory,
             profiler=profiler,

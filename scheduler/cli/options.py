@@ -25,6 +25,7 @@ _FLAGS = {
     "dtype": ("dtype",),
     "executor": ("executor",),
     "device": ("device",),
+    "numerics": ("numerics",),
     "verifier": ("speculation", "verifier"),
     "max_requests": ("batch", "max_requests"),
     "max_new_tokens": ("generation", "max_new_tokens"),
@@ -49,6 +50,11 @@ def add_model_options(parser: argparse.ArgumentParser, *, positional: bool = Fal
     )
     group.add_argument("--dtype", metavar="TYPE", help="float32 (default) or bfloat16")
     group.add_argument("--device", metavar="NAME", help="cpu (default) or cuda: one GPU")
+    group.add_argument(
+        "--numerics",
+        metavar="NAME",
+        help="fast (default), or invariant: speculation changes no bit, in bfloat16 either",
+    )
 
 
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
