@@ -234,20 +234,26 @@ class AttentionStep:
 
 def measure_attention(
     shapes: Sequence[AttentionShape],
-    device: str,
-    dtype: torch.dtype,
+    new_place: Callable[[], Place],
     ceilings: Ceilings,
     clock: Clock,
 ) -> Iterator[Row]:
     """Time attention of all shapes, ours and torch's in turn, by the layer.
 
+    Args:
+        shapes: of steps.
+        new_place: makes a place for each of them.
+        ceilings: of that device.
+        clock: takes the times.
+
     Raises:
         ArithmeticError: ours and torch's differ by more than rounding does.
     """
     for shape in shapes:
-        times, remarks = _times(shape, device, dtype, clock)
+        place = new_place()
+        times, remarks = _times(shape, place, clock)
         ours = median(times["ours"])
-        floor = 1e6 * ceilings.floor(shape.kv_bytes(dtype), shape.operations)
+        floor = 1e6 * ceilings.floor(shape.kv_bytes(place.dtype), shape.operations)
         against: dict[str, Any] = {"floor": floor, "over floor": ours / floor}
         for peer in list(times)[1:]:
             found = median(times[peer])
@@ -256,20 +262,19 @@ def measure_attention(
 
 
 def _times(
-    shape: AttentionShape, device: str, dtype: torch.dtype, clock: Clock
+    shape: AttentionShape, place: Place, clock: Clock
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Microseconds of a layer, ours first, and what else is to be told."""
-    place = Place.new(device, dtype)
     remarks: dict[str, Any] = {}
     with place.runtime:
         step = AttentionStep(shape, place)
         cases = {"ours": step.ours, "torch": step.torch_attention()}
-        if device != "cpu":
+        if place.device != "cpu":
             refusal = _add_if_it_works(cases, "flex", step.flex_attention)
             remarks |= {"flex refused": refusal} if refusal else {}
-        seconds = clock.seconds(cases, waiter(device), f"attention {shape.name}")
+        seconds = clock.seconds(cases, waiter(place.device), f"attention {shape.name}")
         remarks["error"] = error = step.error()
-    if not error < TOLERANCE[dtype]:
+    if not error < TOLERANCE[place.dtype]:
         raise ArithmeticError(f"attention {shape.name}: differs from torch's by {error}")
     micro = 1e6 / step.layers
     return {name: [micro * one for one in found] for name, found in seconds.items()}, remarks

@@ -26,6 +26,7 @@ from specinfer.runtime.region import Region
 from specinfer.scheduler.assembly import new_runtime
 from specinfer.scheduler.bench.shapes import SHAPES, program_of, random_weights
 from specinfer.scheduler.bench.timing import let_go, waiter
+from specinfer.scheduler.config import FAST
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.kv_pages import KVPages, num_pages
 from specinfer.scheduler.plan import Plan
@@ -46,15 +47,20 @@ class Place:
     dtype: torch.dtype
 
     @classmethod
-    def new(cls, device: str, dtype: torch.dtype) -> Place:
+    def new(cls, device: str, dtype: torch.dtype, numerics: str = FAST) -> Place:
         """A runtime of its own, behind those that nobody holds any more.
+
+        Args:
+            device: where models run.
+            dtype: of all that is computed.
+            numerics: ``fast`` or ``invariant``.
 
         Raises:
             ConfigError: there is no such device.
         """
         torch.set_grad_enabled(False)
         let_go(device)
-        return cls(new_runtime("serial", dtype, device=device), device, dtype)
+        return cls(new_runtime("serial", dtype, device=device, numerics=numerics), device, dtype)
 
 
 @dataclass(frozen=True, slots=True)

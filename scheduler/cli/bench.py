@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -262,7 +263,7 @@ def _measure_step(args: argparse.Namespace, tell: Tell) -> Measured:
     ceilings = measure_ceilings(args.device, dtype, clock)
     rows, sizes = list(ceilings.rows), Sizes(args.requests, args.contexts, args.rows)
     for name in args.shapes:
-        place = Place.new(args.device, dtype)
+        place = Place.new(args.device, dtype, args.numerics)
         with place.runtime:
             model = load_model(name, place, reading(name, tell))
             rows += measure_steps(model, sizes, ceilings, clock)
@@ -275,6 +276,7 @@ def _measure_attention(args: argparse.Namespace, tell: Tell) -> Measured:
 
     from specinfer.scheduler.bench.attention import HEADS, AttentionShape, measure_attention
     from specinfer.scheduler.bench.ceilings import measure_ceilings
+    from specinfer.scheduler.bench.loading import Place
     from specinfer.scheduler.bench.timing import Clock
 
     for kv_heads in args.kv_heads:
@@ -289,7 +291,8 @@ def _measure_attention(args: argparse.Namespace, tell: Tell) -> Measured:
         AttentionShape(requests, rows, args.heads, kv_heads, context, args.head_size)
         for context, kv_heads, requests, rows in sizes
     ]
-    measured = measure_attention(shapes, args.device, dtype, ceilings, clock)
+    new_place = partial(Place.new, args.device, dtype, args.numerics)
+    measured = measure_attention(shapes, new_place, ceilings, clock)
     return HEADS, [*ceilings.rows, *measured]
 
 

@@ -83,7 +83,7 @@ def measure_generate(args: argparse.Namespace, tell: Tell) -> tuple[Sequence[str
     _check(args)
     dtype = getattr(torch, args.dtype)
     ceilings = measure_ceilings(args.device, dtype, Clock(CEILING_STEPS, args.repeats, tell))
-    place = Place.new(args.device, dtype)
+    place = Place.new(args.device, dtype, args.numerics)
     rows = list(ceilings.rows)
     with place.runtime:
         pair = _planted(args, place) if args.llm in SHAPES else _real(args, place, tell)

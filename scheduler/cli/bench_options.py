@@ -63,6 +63,12 @@ def add_common_options(parser: argparse.ArgumentParser, *, steps: int = 0) -> No
         metavar="N",
         help="measurements of each figure; all figures take turns (default: 3)",
     )
+    group.add_argument(
+        "--numerics",
+        choices=("fast", "invariant"),
+        default="fast",
+        help="default: fast; invariant: what else is in a step changes no bit",
+    )
     if steps:
         group.add_argument(
             "--steps",
