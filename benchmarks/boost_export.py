@@ -62,8 +62,12 @@ def join(source: Path, target: Path) -> list[Path]:
         data = b"".join(path.read_bytes() for path in sorted(source.glob(f"{name}.[0-9][0-9]")))
         if hashlib.sha256(data).hexdigest()[:16] != name.rsplit(".", 1)[1]:
             raise ValueError(f"{source / name}: expected all of its pieces, found others")
+        folder = target / name.split(".")[0]
+        folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(target, filter="data")
+            for member in archive:  # the files of one folder
+                if content := archive.extractfile(member):
+                    (folder / Path(member.name).name).write_bytes(content.read())
     return [target / name.split(".")[0] for name in names]
 
 
