@@ -10,46 +10,50 @@
 //
 // instances: plan_attention, share_out, plain_attention<float>
 // instances: plain_attention<__half>, plain_attention<__nv_bfloat16>
-// instances: tree_attention<__half, 64, 1, 4, 64, 2, 2>, merge<__half, 64, 64, 64>
-// instances: tree_attention<__half, 64, 2, 4, 64, 2, 2>, merge<__half, 64, 128, 64>
-// instances: tree_attention<__half, 64, 2, 8, 64, 4, 1>, merge<__half, 64, 256, 64>
-// instances: tree_attention<__half, 96, 1, 4, 64, 2, 2>, merge<__half, 96, 64, 64>
-// instances: tree_attention<__half, 96, 2, 4, 64, 2, 2>, merge<__half, 96, 128, 64>
-// instances: tree_attention<__half, 96, 2, 8, 64, 4, 1>, merge<__half, 96, 256, 64>
-// instances: tree_attention<__half, 128, 1, 4, 64, 2, 2>, merge<__half, 128, 64, 64>
-// instances: tree_attention<__half, 128, 2, 4, 64, 2, 2>, merge<__half, 128, 128, 64>
-// instances: tree_attention<__half, 128, 2, 8, 64, 4, 1>, merge<__half, 128, 256, 64>
+// instances: tree_attention<__half, 64, 1, 4, 32, 3, 3>, tree_attention<__half, 64, 1, 4, 64, 2, 2>
+// instances: tree_attention<__half, 64, 2, 4, 32, 3, 2>, tree_attention<__half, 64, 2, 8, 32, 4, 1>
+// instances: merge<__half, 64, 64, 32>, merge<__half, 64, 64, 64>, merge<__half, 64, 128, 32>
+// instances: merge<__half, 64, 256, 32>, tree_attention<__half, 96, 1, 4, 32, 3, 3>
+// instances: tree_attention<__half, 96, 1, 4, 64, 2, 2>, tree_attention<__half, 96, 2, 4, 32, 3, 2>
+// instances: tree_attention<__half, 96, 2, 8, 64, 4, 1>, merge<__half, 96, 64, 32>
+// instances: merge<__half, 96, 64, 64>, merge<__half, 96, 128, 32>, merge<__half, 96, 256, 64>
+// instances: tree_attention<__half, 128, 1, 4, 32, 3, 3>
+// instances: tree_attention<__half, 128, 1, 4, 64, 2, 2>
+// instances: tree_attention<__half, 128, 2, 4, 32, 3, 2>
+// instances: tree_attention<__half, 128, 2, 8, 32, 4, 1>, merge<__half, 128, 64, 32>
+// instances: merge<__half, 128, 64, 64>, merge<__half, 128, 128, 32>, merge<__half, 128, 256, 32>
 // instances: tree_attention<__half, 256, 1, 4, 32, 2, 2>, merge<__half, 256, 64, 32>
-// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 64, 64>
-// instances: tree_attention<__nv_bfloat16, 64, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 128, 64>
-// instances: tree_attention<__nv_bfloat16, 64, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 64, 256, 64>
-// instances: tree_attention<__nv_bfloat16, 96, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 64, 64>
-// instances: tree_attention<__nv_bfloat16, 96, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 128, 64>
-// instances: tree_attention<__nv_bfloat16, 96, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 96, 256, 64>
-// instances: tree_attention<__nv_bfloat16, 128, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 64, 64>
-// instances: tree_attention<__nv_bfloat16, 128, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 128, 64>
-// instances: tree_attention<__nv_bfloat16, 128, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 128, 256, 64>
-// instances: tree_attention<__nv_bfloat16, 256, 1, 4, 32, 2, 2>, merge<__nv_bfloat16, 256, 64, 32>
-
-#include "packs.cuh"
+// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 32, 3, 3>
+// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 64, 2, 2>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 4, 32, 3, 2>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 8, 32, 4, 1>, merge<__nv_bfloat16, 64, 64, 32>
+// instances: merge<__nv_bfloat16, 64, 64, 64>, merge<__nv_bfloat16, 64, 128, 32>
+// instances: merge<__nv_bfloat16, 64, 256, 32>, tree_attention<__nv_bfloat16, 96, 1, 4, 32, 3, 3>
+// instances: tree_attention<__nv_bfloat16, 96, 1, 4, 64, 2, 2>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 4, 32, 3, 2>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 96, 64, 32>
+// instances: merge<__nv_bfloat16, 96, 64, 64>, merge<__nv_bfloat16, 96, 128, 32>
+// instances: merge<__nv_bfloat16, 96, 256, 64>, tree_attention<__nv_bfloat16, 128, 1, 4, 32, 3, 3>
+// instances: tree_attention<__nv_bfloat16, 128, 1, 4, 64, 2, 2>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 4, 32, 3, 2>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 8, 32, 4, 1>, merge<__nv_bfloat16, 128, 64, 32>
+// instances: merge<__nv_bfloat16, 128, 64, 64>, merge<__nv_bfloat16, 128, 128, 32>
+// instances: merge<__nv_bfloat16, 128, 256, 32>, tree_attention<__nv_bfloat16, 256, 1, 4, 32, 2, 2>
+// instances: merge<__nv_bfloat16, 256, 64, 32>
+#include "attention.cuh"
+#include "chain.cuh"
 
 #define PAGE_SLOTS 16
-#define INFINITY __int_as_float(0x7f800000)
-#define LOG2_E 1.4426950408889634f
-
-typedef long long Int;
-typedef unsigned long long Bits;
 
 // ---------------------------------------------------------------------------------------- plan
 
 // Blocks (r, 0): what each row of request r sees. Blocks (r, 1...): slots of a share of its keys.
 extern "C" __global__ void plan_attention(
-    const Int* __restrict__ positions, const Int* __restrict__ request, Int rows,
-    const Int* __restrict__ prefix_len, const Int* __restrict__ chain_len,
-    const Int* __restrict__ num_nodes, const Int* __restrict__ pages, Int page_stride,
-    const Int* __restrict__ tree, Int tree_stride, const Bits* __restrict__ ancestors, Int words,
-    int* __restrict__ keys, Int key_stride, Bits* __restrict__ seen, Int seen_words,
-    Int* __restrict__ extents) {
+    const Int* positions, const Int* request, Int rows, const Int* prefix_len,
+    const Int* chain_len, const Int* num_nodes, const Int* pages, Int page_stride,
+    const Int* tree, Int tree_stride, const Bits* ancestors, Int words, int* keys, Int key_stride,
+    Bits* seen, Int seen_words, Int* extents) {
+    begin();
     const Int r = blockIdx.x, prefix = prefix_len[r], chain = chain_len[r], nodes = num_nodes[r];
     if (blockIdx.y > 0) {
         const Int step = (gridDim.y - 1) * blockDim.x;
@@ -99,23 +103,17 @@ extern "C" __global__ void plan_attention(
 
 // ------------------------------------------------------------------------------------ schedule
 
-// How steps are counted, the same in all blocks and in `merge`.
-struct Layout {
-    const Int* extents;
-    int requests, kv_heads, group;
-    int length;  // of a step, in tiles
-};
-
 #define SHARE_THREADS 256
 
-// How long steps are: work = {length, number of steps, whether a unit has more than one}. Best is
+// How long steps are, see `Work`. Best is
 // one step a block, so that none ends one unit and begins another; where that would leave some
 // blocks much more than the others, steps are single tiles, and a block has as many in a row as all
 // others.
 extern "C" __global__ void __launch_bounds__(SHARE_THREADS)
-    share_out(const Int* __restrict__ extents, int requests, int kv_heads, int group, int rows,
-              int keys, int blocks, int* __restrict__ work) {
+    share_out(const Int* extents, int requests, int kv_heads, int group, int rows, int keys,
+              int blocks, int* work) {
     __shared__ int units[SHARE_THREADS], tiles[SHARE_THREADS], total, whole, best;
+    begin();
     const int thread = threadIdx.x;
     if (thread == 0) total = whole = 0, best = 1 << 30;
     int steps = 0, least = 0;
@@ -152,110 +150,10 @@ extern "C" __global__ void __launch_bounds__(SHARE_THREADS)
     }
 }
 
-struct Unit {
-    int start, packed;         // first row; packed rows of the request: rows x group
-    int num_keys, asked, keys_row;  // keys; how many of the last `seen` is asked about; request
-    int kv_head, row_tile;
-    int first, steps;          // the unit's steps among those of all units
-};
-
-struct Extent {
-    int start, rows, num_keys, asked;
-};
-
-__device__ inline Extent extent_of(const Layout& at, int r) {
-    if (r >= at.requests) return {0, 0, 0, 0};
-    const longlong2* from = reinterpret_cast<const longlong2*>(at.extents) + 2 * r;
-    const longlong2 rows = __ldg(from), keys = __ldg(from + 1);
-    return {static_cast<int>(rows.x), static_cast<int>(rows.y - rows.x), static_cast<int>(keys.x),
-            static_cast<int>(keys.y)};
-}
-
-template <int BN>
-__device__ inline int unit_steps(const Layout& at, int num_keys) {
-    return ((num_keys + BN - 1) / BN + at.length - 1) / at.length;
-}
-
-template <int BM, int BN>
-__device__ inline int steps_of(const Layout& at, const Extent& of) {
-    return at.kv_heads * ((of.rows * at.group + BM - 1) / BM) * unit_steps<BN>(at, of.num_keys);
-}
-
-__device__ inline int sum_up_to(int value) {
-    for (int by = 1; by < 32; by *= 2) {
-        const int other = __shfl_up_sync(~0u, value, by);
-        if (threadIdx.x % 32 >= by) value += other;
-    }
-    return value;
-}
-
-// The unit that has this step; every lane of a warp must ask.
-template <int BM, int BN>
-__device__ Unit unit_at(const Layout& at, int step) {
-    int before = 0;
-    for (int base = 0;; base += 32) {
-        const Extent of = extent_of(at, base + threadIdx.x % 32);
-        const int steps = steps_of<BM, BN>(at, of), upto = before + sum_up_to(steps);
-        const unsigned beyond = __ballot_sync(~0u, upto > step);
-        if (!beyond) {
-            before = __shfl_sync(~0u, upto, 31);
-            continue;
-        }
-        const int lane = __ffs(beyond) - 1;
-        Unit unit;
-        unit.keys_row = base + lane;
-        unit.start = __shfl_sync(~0u, of.start, lane);
-        unit.packed = __shfl_sync(~0u, of.rows, lane) * at.group;
-        unit.num_keys = __shfl_sync(~0u, of.num_keys, lane);
-        unit.asked = __shfl_sync(~0u, of.asked, lane);
-        before = __shfl_sync(~0u, upto - steps, lane);
-        unit.steps = unit_steps<BN>(at, unit.num_keys);
-        const int row_tiles = (unit.packed + BM - 1) / BM, index = (step - before) / unit.steps;
-        unit.kv_head = index / row_tiles;
-        unit.row_tile = index % row_tiles;
-        unit.first = before + index * unit.steps;
-        return unit;
-    }
-}
-
-// Block b of `blocks` has steps [share(b), share(b + 1)): at least one, as blocks <= total.
-__device__ inline int share(int block, int blocks, int total) {
-    return blocks == total ? block : static_cast<int>(static_cast<Int>(block) * total / blocks);
-}
-
-__device__ inline int block_of(int step, int blocks, int total) {
-    return blocks == total ? step
-                           : static_cast<int>((static_cast<Int>(step + 1) * blocks - 1) / total);
-}
-
-// Where a block leaves its part of a divided unit. It can have parts of two: one that began in an
-// earlier block, and one that begins here.
-template <int BM, int D>
-__device__ inline Int part_at(int block, bool begins) {
-    return static_cast<Int>(2 * block + begins) * BM * (D + 2);
-}
-
-// ----------------------------------------------------------------------- instructions of the card
-
-__device__ inline unsigned address(const void* shared) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-}
-
-// 16 bytes from memory to shared memory, or zeros.
-__device__ inline void copy16(unsigned to, const void* from, bool given) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-                 "r"(given ? 16 : 0));
-}
+// ------------------------------------------------------------------------------------ attention
 
 __device__ inline void copy4(unsigned to, const void* from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from));
-}
-
-__device__ inline void end_of_group() { asm volatile("cp.async.commit_group;"); }
-
-template <int PENDING>
-__device__ inline void wait_for_groups() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING));
 }
 
 __device__ inline void load_matrices(unsigned (&to)[4], unsigned from) {
@@ -270,87 +168,48 @@ __device__ inline void load_transposed(unsigned (&to)[4], unsigned from) {
                  : "r"(from));
 }
 
-template <typename T>
-struct Numbers;
-
-template <>
-struct Numbers<__nv_bfloat16> {
-    static __device__ unsigned pair(float low, float high) {
-        const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-        return reinterpret_cast<const unsigned&>(both);
-    }
-    static __device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0,
-                                    unsigned b1) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-            "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    }
-};
-
-template <>
-struct Numbers<__half> {
-    static __device__ unsigned pair(float low, float high) {
-        const __half2 both = __floats2half2_rn(low, high);
-        return reinterpret_cast<const unsigned&>(both);
-    }
-    static __device__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0,
-                                    unsigned b1) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
-            "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    }
-};
-
-__device__ inline float exp_of_2(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// ---------------------------------------------------------------------------------------- masks
-
-// Bit j: the row sees key `key + j`, for the 64 keys from `key` on.
-__device__ inline Bits seen_from(const Bits* row_seen, int words, int key, int num_keys,
-                                 int asked) {
-    const int node = key - (num_keys - asked), left = num_keys - key;
-    const int word = node >> 6, by = node & 63;  // rounded down: what is in front of them is seen
-    const Bits one = row_seen[max(min(word, words - 1), 0)];
-    const Bits two = row_seen[max(min(word + 1, words - 1), 0)];
-    const Bits low = word < 0 ? ~Bits(0) : word < words ? one : 0;
-    const Bits high = word + 1 < 0 ? ~Bits(0) : word + 1 < words ? two : 0;
-    const Bits bits = low >> by | (by ? high << (64 - by) : 0);
-    return left >= 64 ? bits : left <= 0 ? 0 : bits & ((Bits(1) << left) - 1);
-}
-
-// ------------------------------------------------------------------------------------ attention
-
 // WARPS of MT x 16 rows; BN keys a tile, STAGES of them in shared memory; BLOCKS of these fit
 // a multiprocessor.
 template <typename T, int D, int MT, int WARPS, int BN, int STAGES, int BLOCKS>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
-    tree_attention(const T* __restrict__ q, Int q_stride, const T* __restrict__ k_pool,
-                   const T* __restrict__ v_pool, const int* __restrict__ keys, Int key_stride,
-                   const Bits* __restrict__ seen, Int words, const Int* __restrict__ extents,
-                   int requests, int kv_heads, int group, const int* __restrict__ work,
-                   float* __restrict__ parts, T* __restrict__ out, Int out_stride, float scale) {
+    tree_attention(const T* q, Int q_stride, const T* k_pool, const T* v_pool, Int pool_slots,
+                   const int* keys, Int key_stride, const Bits* seen, Int words,
+                   const Int* extents, int requests, int kv_heads, int group, const int* work,
+                   float* parts, T* out, Int out_stride, float scale, int ahead) {
     constexpr int BM = MT * WARPS * 16, THREADS = WARPS * 32;
     constexpr int PITCH = D + 8;  // so that eight rows lie in different banks
     constexpr int CHUBNS = D / 8, COPIES = BN * CHUBNS / THREADS;
+    static_assert(BN * CHUBNS % THREADS == 0 && BM * CHUBNS % THREADS == 0);
     extern __shared__ __align__(16) char shared[];
     T* const shared_q = reinterpret_cast<T*>(shared);
     T* const stages = shared_q + BM * PITCH;
     int* const slots = reinterpret_cast<int*>(stages + STAGES * 2 * BN * PITCH);
 
-    const Layout layout{extents, requests, kv_heads, group, __ldg(work)};
-    const int total = __ldg(work + 1);
-    const int blocks = min(static_cast<int>(gridDim.x), total), block = blockIdx.x;
-    if (block >= blocks) return;
+    Layout layout{extents, requests, kv_heads, group, 1};
+    let_next_begin();
+    const Start guess = guess_start<BM, BN>(layout, work, key_stride);
+    fetch_ahead<T, D, BN>(guess, kv_heads, keys, key_stride, k_pool, v_pool, pool_slots, ahead);
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    const int stop = share(block + 1, blocks, total);
+    int first_slots[STAGES - 1][COPIES];
+    const auto read_first_slots = [&](const Unit& unit, int tile) {
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; i++)
+#pragma unroll
+            for (int j = 0; j < COPIES; j++) {
+                const int key = (tile + i) * BN + (thread + j * THREADS) / CHUBNS;
+                first_slots[i][j] =
+                    key < unit.num_keys ? keys[unit.keys_row * key_stride + key] : 0;
+            }
+    };
+    wait_for_previous();
+    if (guess.found)
+        read_first_slots(guess.unit, (guess.at - guess.unit.first) * guess.planned.length);
+    const Start start = start_after<BM, BN>(layout, work, guess);
+    if (!start.found) return;
+    layout.length = start.planned.length;
+    bool guessed = start.same;
+    const int total = start.planned.total;
+    const int blocks = min(static_cast<int>(gridDim.x), total), block = blockIdx.x;
     const float by = scale * LOG2_E;
     const Int slot_stride = static_cast<Int>(kv_heads) * D;
 
@@ -360,9 +219,13 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         address(stages + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8);
     const unsigned v_from = address(stages + (BN + lane % 16) * PITCH + lane / 16 * 8);
 
-    for (int at = share(block, blocks, total); at < stop;) {
-        const Unit unit = unit_at<BM, BN>(layout, at);
-        const int first_step = at - unit.first, last_step = min(unit.steps, first_step + stop - at);
+    Unit unit = start.unit;
+    const int begin_at = start.at, stop = start.stop;
+    for (int at = begin_at; at < stop;) {
+        if (at > begin_at)
+            find_unit<BM, BN>(layout, at, requests, extent_of(extents, requests, lane), unit);
+        const int first_step = at - unit.first;
+        const int last_step = min(unit.steps, first_step + stop - at);
         const int tiles = (unit.num_keys + BN - 1) / BN;
         const int begin = first_step * layout.length, end = min(tiles, last_step * layout.length);
         const int first_packed = unit.row_tile * BM, count = min(BM, unit.packed - first_packed);
@@ -391,14 +254,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                 copy4(address(slots + tile % STAGES * BN + thread), unit_keys + key);
         };
 
-        int first_slots[STAGES - 1][COPIES];
-#pragma unroll
-        for (int i = 0; i < STAGES - 1; i++)
-#pragma unroll
-            for (int j = 0; j < COPIES; j++) {
-                const int key = (begin + i) * BN + (thread + j * THREADS) / CHUBNS;
-                first_slots[i][j] = key < unit.num_keys ? __ldg(unit_keys + key) : 0;
-            }
+        if (!guessed) read_first_slots(unit, begin);
+        guessed = false;
 #pragma unroll 4
         for (int i = thread; i < BM * CHUBNS; i += THREADS) {
             const int row = i / CHUBNS, chunk = i % CHUBNS * 8, packed = first_packed + row;
@@ -612,82 +469,89 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     }
 }
 
-// A warp for each row and query head: puts together the parts of a divided unit.
-template <typename T, int D, int BM, int BN>
-__global__ void __launch_bounds__(256)
-    merge(const Int* __restrict__ extents, int requests, int kv_heads, int group,
-          const int* __restrict__ work, int blocks, const float* __restrict__ parts,
-          int rows, T* __restrict__ out, Int out_stride) {
-    const int lane = threadIdx.x % 32, index = blockIdx.x * 8 + threadIdx.x / 32;
-    const int heads = kv_heads * group, row = index / heads, head = index % heads;
-    if (row >= rows) return;
-    if (!__ldg(work + 2)) return;
-    const Layout layout{extents, requests, kv_heads, group, __ldg(work)};
-    const int total = __ldg(work + 1);
-    int before = 0, first = -1, steps = 0, packed = 0;
-    for (int base = 0; base < requests && first < 0; base += 32) {
-        const Extent of = extent_of(layout, base + lane);
-        const int own = steps_of<BM, BN>(layout, of), upto = before + sum_up_to(own);
+// The parts that a row has, if its unit is divided: in blocks `begin` to `end`, `within` the tile.
+struct Parts {
+    int begin, end, within;
+    bool divided;
+};
+
+// Looked for among the first `requests` requests; `own` is the extent of the lane's number.
+template <int BM, int BN>
+__device__ Parts find_parts(const Layout& at, const Work& planned, const Extent& own, int requests,
+                            int row, int head, int blocks) {
+    Parts parts = {};
+    if (!planned.divided || planned.length <= 0 || planned.total <= 0) return parts;
+    int before = 0;
+    for (int base = 0; base < requests; base += 32) {
+        const Extent of =
+            base ? extent_of(at.extents, at.requests, base + threadIdx.x % 32) : own;
+        const int all = steps_of<BM, BN>(at, of), upto = before + sum_up_to(all);
         const unsigned here = __ballot_sync(~0u, of.start <= row && row < of.start + of.rows);
         if (here) {
-            packed = (row - of.start) * group + head % group;
-            steps = unit_steps<BN>(layout, of.num_keys);
-            const int row_tiles = (of.rows * group + BM - 1) / BM;
-            first = upto - own + (head / group * row_tiles + packed / BM) * steps;
+            const int packed = (row - of.start) * at.group + head % at.group;
+            const int row_tiles = (of.rows * at.group + BM - 1) / BM;
+            const int steps = unit_steps<BN>(at, of.num_keys);
+            const int first = upto - all + (head / at.group * row_tiles + packed / BM) * steps;
+            blocks = min(blocks, planned.total);
             const int from = __ffs(here) - 1;
-            packed = __shfl_sync(~0u, packed, from);
-            steps = __shfl_sync(~0u, steps, from);
-            first = __shfl_sync(~0u, first, from);
+            parts.begin = __shfl_sync(~0u, block_of(first, blocks, planned.total), from);
+            parts.end = __shfl_sync(~0u, block_of(first + steps - 1, blocks, planned.total), from);
+            parts.within = __shfl_sync(~0u, packed % BM, from);
+            parts.divided = parts.begin < parts.end;
+            return parts;
         }
         before = __shfl_sync(~0u, upto, 31);
     }
-    if (first < 0 || steps < 2) return;  // a row that is padding, or a unit that is not divided
-    blocks = min(blocks, total);
-    const int begin = block_of(first, blocks, total);
-    const int end = block_of(first + steps - 1, blocks, total);
-    if (begin == end) return;
-    const int within = packed % BM;
-    const auto weight_of = [&](int block) {
-        return block > end ? make_float2(-INFINITY, 0.0f)
-                           : *reinterpret_cast<const float2*>(
-                                 parts + part_at<BM, D>(block, block == begin) + BM * D +
-                                 within * 2);
-    };
-    float best = -INFINITY;
-    for (int block = begin + lane; block <= end; block += 32)
-        best = fmaxf(best, weight_of(block).x);
-    for (int by = 16; by; by /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, by));
-    constexpr int PAIRS = (D + 63) / 64;
-    float2 sums[PAIRS] = {};
-    float weight = 0.0f;
-    for (int base = begin; base <= end; base += 32) {
-        const float2 own = weight_of(base + lane);
-        const float factor = own.x == -INFINITY ? 0.0f : exp_of_2(own.x - best);
-        weight += own.y * factor;
-        const int here = min(32, end + 1 - base);
-#pragma unroll 8
-        for (int i = 0; i < here; i++) {
-            const float keep = __shfl_sync(~0u, factor, i);
-            const float* from = parts + part_at<BM, D>(base + i, base + i == begin) + within * D;
-#pragma unroll
-            for (int p = 0; p < PAIRS; p++) {
-                const int column = p * 64 + lane * 2;
-                if (column < D) {
-                    const float2 one = *reinterpret_cast<const float2*>(from + column);
-                    sums[p].x += keep * one.x, sums[p].y += keep * one.y;
-                }
-            }
+    return parts;  // a row that is padding
+}
+
+#define MERGE_WARPS 8
+#define MERGE_BLOCKS 3  // at once on a multiprocessor
+
+// Puts together the parts of divided units: a warp a row and query head, then another.
+template <typename T, int D, int BM, int BN>
+__global__ void __launch_bounds__(MERGE_WARPS * 32, MERGE_BLOCKS)
+    merge(const Int* extents, int requests, int kv_heads, int group, const int* work, int blocks,
+          const float* parts, int rows, T* out, Int out_stride) {
+    const int lane = threadIdx.x % 32, first = blockIdx.x * MERGE_WARPS + threadIdx.x / 32;
+    const int heads = kv_heads * group;
+    Layout layout{extents, requests, kv_heads, group, 0};
+    Work planned, guessed_plan = {};
+    Extent own, guessed_own = {};
+    Parts guess = {};
+    let_next_begin();
+#if __CUDA_ARCH__ >= 900
+    // What is gathered by a plan that may be old is only used if it was the right one.
+    read_plan(layout, work, guessed_plan, guessed_own);
+    layout.length = guessed_plan.length;
+    guess = find_parts<BM, BN>(layout, guessed_plan, guessed_own, min(32, requests),
+                               first / heads, first % heads, blocks);
+    if (guess.begin < 0 || guess.end >= blocks || guess.within < 0) guess.divided = false;
+#endif
+    wait_for_previous();
+    read_plan(layout, work, planned, own);
+    for (int index = first; index < rows * heads; index += gridDim.x * MERGE_WARPS) {
+        const int row = index / heads, head = index % heads;
+        const bool guessed = index == first && guess.divided;
+        Gathered<D> gathered;
+        if (guessed)
+            gathered = gather_parts<D, BM>(parts, guess.begin, guess.end, guess.within);
+        if (!guessed || !same_plan(planned, own, guessed_plan, guessed_own)) {
+            layout.length = planned.length;
+            const Parts its =
+                find_parts<BM, BN>(layout, planned, own, requests, row, head, blocks);
+            if (!its.divided) continue;
+            gathered = gather_parts<D, BM>(parts, its.begin, its.end, its.within);
         }
-    }
-    for (int by = 16; by; by /= 2) weight += __shfl_xor_sync(~0u, weight, by);
-    const float over = weight > 0 ? 1.0f / weight : 0.0f;
+        const float over = gathered.total > 0 ? 1.0f / gathered.total : 0.0f;
+        T* const to = out + row * out_stride + static_cast<Int>(head) * D;
 #pragma unroll
-    for (int p = 0; p < PAIRS; p++) {
-        const int column = p * 64 + lane * 2;
-        if (column < D)
-            *reinterpret_cast<unsigned*>(out + row * out_stride + static_cast<Int>(head) * D +
-                                         column) =
-                Numbers<T>::pair(sums[p].x * over, sums[p].y * over);
+        for (int p = 0; p < (D + 63) / 64; p++) {
+            const int column = p * 64 + lane * 2;
+            if (column < D)
+                *reinterpret_cast<unsigned*>(to + column) = Numbers<T>::pair(
+                    gathered.sums[p].x * over, gathered.sums[p].y * over);
+        }
     }
 }
 
@@ -699,13 +563,12 @@ __global__ void __launch_bounds__(256)
 // A block for each row and query head, exact in float32: for what the tiles above are not made for.
 template <typename T>
 __global__ void __launch_bounds__(PLAIN_WARPS * 32)
-    plain_attention(const T* __restrict__ q, Int q_stride, const T* __restrict__ k_pool,
-                    const T* __restrict__ v_pool, const int* __restrict__ keys, Int key_stride,
-                    const Bits* __restrict__ seen, Int words, const Int* __restrict__ extents,
-                    int requests, int kv_heads, int group, T* __restrict__ out, Int out_stride,
-                    int size, float scale) {
+    plain_attention(const T* q, Int q_stride, const T* k_pool, const T* v_pool, const int* keys,
+                    Int key_stride, const Bits* seen, Int words, const Int* extents, int requests,
+                    int kv_heads, int group, T* out, Int out_stride, int size, float scale) {
     __shared__ float all_most[PLAIN_WARPS], all_total[PLAIN_WARPS];
     __shared__ float all_sums[PLAIN_WARPS][PLAIN_PER_LANE * 32];
+    begin();
     const int row = blockIdx.x, head = blockIdx.y, kv_head = head / group;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int r = 0;

@@ -3,6 +3,10 @@
 Float16 and bfloat16 run on the tensor cores, in tiles of rows and keys that are shared out evenly
 over a number of blocks that depends on the card alone; what requests and contexts there are is
 data, so a captured launch serves all. Other numbers and head sizes have a plain kernel.
+
+Kernels begin while those in front of them end. Meanwhile a block goes by the plan that it finds: it
+has keys and values brought into the card's cache, and looks later whether that plan was the right
+one.
 """
 
 from __future__ import annotations
@@ -21,9 +25,12 @@ LARGEST_HEAD = 256
 PLAN_THREADS = 256
 PLAIN_THREADS = 128
 SHARE_THREADS = 256
-MERGE_WARPS = 8
-WORK_SIZE = 3
+MERGE_WARPS, MERGE_BLOCKS = 8, 3
+"""Warps of a block that merges; such blocks at once on a multiprocessor, at most."""
+WORK_SIZE = 4
 """int32 that say how work is shared out."""
+KEYS_AHEAD = 128
+"""Keys that a block asks for before the kernels in front of it are done."""
 
 Arguments = list[Tensor | np.generic]
 
@@ -66,24 +73,24 @@ class Tile:
         numbers = (self.rows + 2 * self.stages * self.keys) * (self.size + _PAD)
         return _NUMBER_BYTES * numbers + _SLOT_BYTES * self.stages * self.keys
 
-    @property
-    def scratch_bytes(self) -> int:
-        """Parts that a block may leave: of a unit that began before, and of one that begins."""
-        return 2 * self.rows * (self.size + 2) * _FLOAT_BYTES
-
 
 def _tiles(size: int) -> dict[int, Tile]:
     """The tiles for a head size, by the number of packed rows."""
     if size == 256:
         return {64: Tile(256, 1, 4, 32, 2, 2)}
     return {
+        16: Tile(size, 1, 4, 32, 3, 3),
         64: Tile(size, 1, 4, 64, 2, 2),
-        128: Tile(size, 2, 4, 64, 2, 2),
-        256: Tile(size, 2, 8, 64, 4, 1),
+        128: Tile(size, 2, 4, 32, 3, 2),
+        # A tile of 32 keys of 96 features is not the same for all of 256 threads.
+        256: Tile(size, 2, 8, 64 if size == 96 else 32, 4, 1),
     }
 
 
 TILES = {size: _tiles(size) for size in (64, 96, 128, 256)}
+
+SMALL_STEP = 512
+"""Packed rows of a step up to which tiles of more than 64 leave too few to share out."""
 
 
 def tile_for(rows: int, requests: int, group: int, size: int, dtype: torch.dtype) -> Tile | None:
@@ -99,6 +106,8 @@ def tile_for(rows: int, requests: int, group: int, size: int, dtype: torch.dtype
     if dtype not in (torch.float16, torch.bfloat16) or size not in TILES:
         return None
     packed = -(-rows // requests) * group
+    if rows * group <= SMALL_STEP:
+        packed = min(packed, 64)
     tiles = TILES[size]
     return tiles[min((most for most in tiles if most >= packed), default=max(tiles))]
 
@@ -115,7 +124,10 @@ def _blocks(tile: Tile, device: torch.device) -> int:
 
 def scratch_size(tile: Tile | None, device: torch.device) -> int:
     """Bytes of scratch that a launch of :func:`tree_attention` wants."""
-    return 0 if tile is None else _blocks(tile, device) * tile.scratch_bytes
+    if tile is None:
+        return 0
+    # A block leaves a part of a unit that began before, and of one that begins there.
+    return _blocks(tile, device) * 2 * tile.rows * (tile.size + 2) * _FLOAT_BYTES
 
 
 def most_scratch(size: int, dtype: torch.dtype, device: torch.device) -> int:
@@ -228,27 +240,29 @@ def tree_attention(
     heads = q.shape[1] // size
     group, requests = heads // kv_heads, len(extents)
     given: Arguments = [q, np.int64(q.stride(0)), k, v]
-    given += [keys, np.int64(keys.stride(0)), seen, np.int64(seen.stride(0))]
+    plan: Arguments = [keys, np.int64(keys.stride(0)), seen, np.int64(seen.stride(0))]
     layout: Arguments = [extents, np.int32(requests), np.int32(kv_heads), np.int32(group)]
     rest: Arguments = [out, np.int64(out.stride(0))]
     kind = TYPES[q.dtype]
     if tile is None or not _by_16_bytes(q, out):
-        arguments = [*given, *layout, *rest, np.int32(size), np.float32(scale)]
+        arguments = [*given, *plan, *layout, *rest, np.int32(size), np.float32(scale)]
         launch(FILE, f"plain_attention<{kind}>", (rows, heads), PLAIN_THREADS, arguments)
         return
     blocks = _blocks(tile, q.device)
+    slots, ahead = np.int64(len(k)), np.int32(KEYS_AHEAD // tile.keys)
     launch(
         FILE,
         f"tree_attention<{kind}, {', '.join(map(str, astuple(tile)))}>",
         (blocks,),
         tile.threads,
-        [*given, *layout, work, scratch, *rest, np.float32(scale)],
+        [*given, slots, *plan, *layout, work, scratch, *rest, np.float32(scale), ahead],
         shared_bytes=tile.shared_bytes,
     )
+    most = MERGE_BLOCKS * blocks // tile.blocks
     launch(
         FILE,
         f"merge<{kind}, {size}, {tile.rows}, {tile.keys}>",
-        (-(-rows * heads // MERGE_WARPS),),
+        (min(-(-rows * heads // MERGE_WARPS), most),),
         32 * MERGE_WARPS,
         [*layout, work, np.int32(blocks), scratch, np.int32(rows), *rest],
     )
