@@ -178,8 +178,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                    float* parts, T* out, Int out_stride, float scale, int ahead) {
     constexpr int BM = MT * WARPS * 16, THREADS = WARPS * 32;
     constexpr int PITCH = D + 8;  // so that eight rows lie in different banks
-    constexpr int CHUBNS = D / 8, COPIES = BN * CHUBNS / THREADS;
-    static_assert(BN * CHUBNS % THREADS == 0 && BM * CHUBNS % THREADS == 0);
+    constexpr int PACKS = D / 8, COPIES = BN * PACKS / THREADS;
+    static_assert(BN * PACKS % THREADS == 0 && BM * PACKS % THREADS == 0);
     extern __shared__ __align__(16) char shared[];
     T* const shared_q = reinterpret_cast<T*>(shared);
     T* const stages = shared_q + BM * PITCH;
@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         for (int i = 0; i < STAGES - 1; i++)
 #pragma unroll
             for (int j = 0; j < COPIES; j++) {
-                const int key = (tile + i) * BN + (thread + j * THREADS) / CHUBNS;
+                const int key = (tile + i) * BN + (thread + j * THREADS) / PACKS;
                 first_slots[i][j] =
                     key < unit.num_keys ? keys[unit.keys_row * key_stride + key] : 0;
             }
@@ -239,8 +239,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         const auto load_tile = [&](int tile, int stage, const int(&slot)[COPIES]) {
 #pragma unroll
             for (int i = 0; i < COPIES; i++) {
-                const int row = (thread + i * THREADS) / CHUBNS;
-                const int chunk = (thread + i * THREADS) % CHUBNS * 8;
+                const int row = (thread + i * THREADS) / PACKS;
+                const int chunk = (thread + i * THREADS) % PACKS * 8;
                 const bool given = tile * BN + row < unit.num_keys;
                 const Int from = given ? slot[i] * slot_stride + chunk : 0;
                 const unsigned to = address(stages + (stage * 2 * BN + row) * PITCH + chunk);
@@ -257,8 +257,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         if (!guessed) read_first_slots(unit, begin);
         guessed = false;
 #pragma unroll 4
-        for (int i = thread; i < BM * CHUBNS; i += THREADS) {
-            const int row = i / CHUBNS, chunk = i % CHUBNS * 8, packed = first_packed + row;
+        for (int i = thread; i < BM * PACKS; i += THREADS) {
+            const int row = i / PACKS, chunk = i % PACKS * 8, packed = first_packed + row;
             const T* from = q;
             if (row < count)
                 from += (unit.start + packed / group) * q_stride +
@@ -292,7 +292,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                 int slot[COPIES];
 #pragma unroll
                 for (int i = 0; i < COPIES; i++)
-                    slot[i] = slots[next % STAGES * BN + (thread + i * THREADS) / CHUBNS];
+                    slot[i] = slots[next % STAGES * BN + (thread + i * THREADS) / PACKS];
                 load_tile(next, free_stage, slot);
             }
             load_slots(next + STAGES - 1);
