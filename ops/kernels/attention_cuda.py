@@ -75,7 +75,7 @@ class Tile:
 
 
 def _tiles(size: int) -> dict[int, Tile]:
-    """The tiles for a head size, by the number of packed rows."""
+    """The tiles for a head size, by how many packed rows they are for."""
     if size == 256:
         return {64: Tile(256, 1, 4, 32, 2, 2)}
     return {
@@ -89,8 +89,9 @@ def _tiles(size: int) -> dict[int, Tile]:
 
 TILES = {size: _tiles(size) for size in (64, 96, 128, 256)}
 
-SMALL_STEP = 512
-"""Packed rows of a step up to which tiles of more than 64 leave too few to share out."""
+TINY_STEP, SMALL_STEP = 16, 256
+"""Packed rows of a step up to which short tiles, and tiles of few rows, are best: larger ones leave
+too few to be shared out evenly."""
 
 
 def tile_for(rows: int, requests: int, group: int, size: int, dtype: torch.dtype) -> Tile | None:
@@ -105,11 +106,10 @@ def tile_for(rows: int, requests: int, group: int, size: int, dtype: torch.dtype
     """
     if dtype not in (torch.float16, torch.bfloat16) or size not in TILES:
         return None
-    packed = -(-rows // requests) * group
-    if rows * group <= SMALL_STEP:
-        packed = min(packed, 64)
+    step, packed = rows * group, -(-rows // requests) * group
+    wanted = max(64, packed) if step > SMALL_STEP else 64 if step > TINY_STEP else step
     tiles = TILES[size]
-    return tiles[min((most for most in tiles if most >= packed), default=max(tiles))]
+    return tiles[min((most for most in tiles if most >= wanted), default=max(tiles))]
 
 
 @cache
