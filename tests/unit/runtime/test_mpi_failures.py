@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +42,16 @@ class Outcome:
     out: str
     errors: str
     seconds: float
+
+    def was_aborted_with(self, code: int) -> bool:
+        """Whether a rank ended the job with this code.
+
+        The launcher then kills the others, and tells the code of whichever it looks at first: on a
+        busy machine that may be one that was killed. Who ended the job it always says.
+        """
+        said = re.search(r"(?:MPI_Abort\(.*, |errorcode )(\d+)", self.out + self.errors)
+        told = (code, signal.SIGKILL)
+        return self.code in told and said is not None and int(said[1]) == code
 
     def said(self, rank: int) -> list[str]:
         mark = f"{rank}: "
@@ -432,7 +444,7 @@ def test_ranks_that_wait_for_each_other_are_ended_with_the_launch_that_differs()
         """,
         ranks=3,
     )
-    assert outcome.code == 70
+    assert outcome.was_aborted_with(70)
     assert outcome.seconds < 20
     assert "specinfer: the ranks wait for each other in vain: the job is ended" in outcome.errors
     assert "rank 0 was at launch 5, copy, in all-gather of x.value, " in outcome.errors
@@ -453,7 +465,7 @@ def test_a_rank_that_ends_early_is_not_waited_for(ending: str) -> None:
                 {ending}
             p.read(p.x)
     """)
-    assert outcome.code == 70
+    assert outcome.was_aborted_with(70)
     assert outcome.seconds < 20
     assert "rank 1 ended its program at launch 0, bump" in outcome.errors
     assert "rank 0 was at read, behind launch 0, in the comparison with other" in outcome.errors
