@@ -220,6 +220,7 @@ class Engine:
         return why_by_host(
             self._speculators,
             running,
+            lanes=self._most_requests,
             has_prompts=bool(round.iteration.chunks),
             verifier=self._verifier,
             may_join=len(running) < min(self._most_requests, len(serving.requests)),

@@ -32,6 +32,12 @@ def most_lacking(speculators: Sequence[Speculator]) -> int:
     return 1 + max(map(_depth, speculators), default=0)
 
 
+def can_catch_up(speculators: Sequence[Speculator], lanes: int) -> bool:
+    """Whether a step of each SSM has the rows for what it may lack of so many texts."""
+    rows = lanes * most_lacking(speculators)
+    return all(rows <= one.limits.rows for one in speculators if isinstance(one, SSMSpeculator))
+
+
 def make_drafters(
     runtime: Runtime, speculators: Sequence[Speculator], lanes: int
 ) -> list[LaneDrafter]:

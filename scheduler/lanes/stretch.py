@@ -19,7 +19,7 @@ from dataclasses import replace
 from specinfer.scheduler.acceptance import Found
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.iteration import Budgets
-from specinfer.scheduler.lanes.drafters import can_draw, most_lacking
+from specinfer.scheduler.lanes.drafters import can_catch_up, can_draw, most_lacking
 from specinfer.scheduler.lanes.loop import Issued, LaneLoop
 from specinfer.scheduler.lanes.racing import can_write
 from specinfer.scheduler.late_tree import LateTree
@@ -64,8 +64,7 @@ class Stretch:
         self._ahead = ahead
         self._chain = most_lacking(speculators)
         self._loop: LaneLoop | None = None
-        rows = budgets.requests * self._chain
-        if all(map(can_draw, speculators)) and all(rows <= s.limits.rows for s in self._ssms):
+        if all(map(can_draw, speculators)) and can_catch_up(speculators, budgets.requests):
             self._loop = LaneLoop(llm, speculators)
         self._lanes: list[Request | None] = []
         self._capacity: list[int] = []

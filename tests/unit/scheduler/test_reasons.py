@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from tiny_models import Draft, Sizes, make_bench, noisy_copy, tiny_model
 
-from specinfer.scheduler.lanes.reasons import ENDS, PROMPTS
+from specinfer.scheduler.lanes.reasons import ENDS, FEW_ROWS, PROMPTS
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
+from specinfer.scheduler.speculators.ngram import NGramSpeculator
 
 MODEL = tiny_model(4)
 SSM = Draft(noisy_copy(MODEL, 1, 0.02), (2, 1))
@@ -51,3 +52,11 @@ def test_sampling_is_named_unless_lanes_do_it() -> None:
     bench.write([request])
     assert set(bench.engine.stats.by_host) <= {PROMPTS, ENDS, "sampling"}
     assert bench.engine.stats.num_by_lanes or bench.engine.stats.by_host["sampling"]
+
+
+def test_too_few_rows_to_catch_up_with_deep_trees_are_named() -> None:
+    ngrams = NGramSpeculator(max_nodes=16)
+    bench = make_bench(MODEL, [SSM, ngrams], Sizes(rows=16), lookahead=1, lanes=True)
+    bench.write([Request(id=0, prompt=[1], max_new_tokens=9, eos_ids=frozenset({-1}))])
+    assert set(bench.engine.stats.by_host) == {FEW_ROWS}
+    assert not bench.engine.stats.num_by_lanes
