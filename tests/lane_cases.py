@@ -154,7 +154,7 @@ def random_cases(generator: random.Random, sizes: Sizes) -> Iterator[Case]:
         ]
         return dict(zip(("tokens", "parents", "count"), tree_tables(drawn, nodes), strict=True))
 
-    lacking = torch.tensor([generator.randint(1, chain) for _ in range(lanes)])
+    lacking = torch.tensor([generator.randint(1, chain + 2) for _ in range(lanes)])
     # That of an empty lane is left from another text.
     have = torch.where(length > 0, (length - lacking).clamp(min=0), lacking)
     yield Case(
@@ -242,6 +242,7 @@ def random_matching(generator: random.Random, sizes: Sizes) -> Case:
     shape = lanes, 1 + nodes
     trees = {"tokens": poisoned(*shape), "parents": poisoned(*shape), "count": poisoned(lanes)}
     numbers = {"min_match": generator.randint(1, 3), "max_places": generator.choice([1, 3, 8, 32])}
+    numbers["max_depth"] = generator.choice([1, 2, 4, nodes])
     return Case(match_text, {"length": torch.tensor(lengths), "text": text, **trees, **numbers})
 
 

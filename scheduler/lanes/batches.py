@@ -60,11 +60,12 @@ def chain_batch(
 ) -> None:
     """The step that catches up with a text: what a model lacks of it is a chain.
 
+    Of a longer one than a lane has rows for, the first part.
+
     Args:
         length: see above.
         text: (lanes, context) token ids.
-        have: (lanes,) leading tokens whose K/V the model has. It lacks at least one, and no more
-            than a lane has rows.
+        have: (lanes,) leading tokens whose K/V the model has. It lacks at least one.
         lane_pages: see above, as for those that follow.
         rows: written.
         requests: written.
@@ -76,8 +77,9 @@ def chain_batch(
     tables = _Tables.of(rows, requests, pages, tree, ancestors)
     texts, chains = text.numpy(), lane_pages.numpy()
     last_rows = logit_rows.numpy()
+    most = len(vars(rows)["tokens"]) // len(chains)
     for lane, (end, begin) in enumerate(zip(length.tolist(), have.tolist(), strict=True)):
-        positions = np.arange(begin, end) if end else np.arange(0)
+        positions = np.arange(begin, min(end, begin + most)) if end else np.arange(0)
         slots = committed(chains, lane, positions)
         work = _Work(
             tokens=texts[lane, positions],

@@ -37,7 +37,7 @@ def chain_batch(
     first_row = lane * per_lane
     end = length[lane]
     begin = min(have[lane], end)  # an empty lane lacks nothing
-    nodes = end - begin
+    nodes = min(end - begin, per_lane)
     for i in range(me, per_lane, threads):
         row = first_row + i
         request[row] = lane
@@ -49,7 +49,7 @@ def chain_batch(
             slots[row] = committed(lane_pages, lane, begin + i)
         else:
             row_tokens[row] = 0
-            positions[row] = end - 1 if nodes > 0 else 0
+            positions[row] = begin + nodes - 1 if nodes > 0 else 0
             slots[row] = 0
     for i in range(me, tree.shape[1], threads):
         tree[lane, i] = committed(lane_pages, lane, begin + i) if i < nodes else 0

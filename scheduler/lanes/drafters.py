@@ -12,6 +12,9 @@ from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
 from specinfer.scheduler.speculators.ssm import SSMSpeculator
 
+SHALLOWEST = 4
+"""Levels of n-grams below which lanes are not worth it."""
+
 
 def can_draw(speculator: Speculator) -> bool:
     """Whether lanes can draw its trees."""
@@ -24,32 +27,46 @@ def can_draw(speculator: Speculator) -> bool:
             return False
 
 
-def most_lacking(speculators: Sequence[Speculator]) -> int:
+def deepest(speculators: Sequence[Speculator], lanes: int) -> int:
+    """Most levels of trees such that a step of each SSM has the rows for what it then may lack."""
+    rows = [one.limits.rows for one in speculators if isinstance(one, SSMSpeculator)]
+    if not rows:
+        return max(map(_depth, speculators), default=0)
+    return min(rows) // lanes - 1
+
+
+def most_lacking(speculators: Sequence[Speculator], lanes: int) -> int:
     """Tokens that an SSM may lack of a text behind an iteration."""
     if len(speculators) == 1:
         return 2  # a leaf of its own, and the LLM's token
     # What it has not proposed, another one may have.
-    return 1 + max(map(_depth, speculators), default=0)
+    most = max(map(_depth, speculators), default=0)
+    return 1 + min(most, deepest(speculators, lanes))
 
 
 def can_catch_up(speculators: Sequence[Speculator], lanes: int) -> bool:
-    """Whether a step of each SSM has the rows for what it may lack of so many texts."""
-    rows = lanes * most_lacking(speculators)
-    return all(rows <= one.limits.rows for one in speculators if isinstance(one, SSMSpeculator))
+    """Whether a step of each SSM has the rows for what it may lack of so many texts.
+
+    Trees of n-grams are kept from going deeper than that, but not to less than a few levels.
+    """
+    if len(speculators) == 1:
+        return deepest(speculators, lanes) >= 1
+    least = max(map(_least_depth, speculators), default=0)
+    return least <= deepest(speculators, lanes)
 
 
 def make_drafters(
     runtime: Runtime, speculators: Sequence[Speculator], lanes: int
 ) -> list[LaneDrafter]:
     """One for each speculator, all of which :func:`can_draw` has accepted."""
-    chain = most_lacking(speculators)
+    chain, most = most_lacking(speculators, lanes), deepest(speculators, lanes)
     drafters: list[LaneDrafter] = []
     for number, speculator in enumerate(speculators):
         name = f"{speculator.name}{number}.lanes"
         if isinstance(speculator, SSMSpeculator):
             drafters.append(SSMDrafter(speculator, name, lanes, chain))
         elif isinstance(speculator, NGramSpeculator):
-            drafters.append(NGramDrafter(runtime, speculator, name, lanes))
+            drafters.append(NGramDrafter(runtime, speculator, name, lanes, most))
     return drafters
 
 
@@ -58,3 +75,9 @@ def _depth(speculator: Speculator) -> int:
     if isinstance(speculator, SSMSpeculator):
         return len(speculator.expansion)
     return speculator.max_nodes
+
+
+def _least_depth(speculator: Speculator) -> int:
+    """Levels that its trees have at least, if they find so many."""
+    levels = _depth(speculator)
+    return levels if isinstance(speculator, SSMSpeculator) else min(levels, SHALLOWEST)

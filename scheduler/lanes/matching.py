@@ -37,6 +37,7 @@ def match_text(
     count: Tensor,
     min_match: int,
     max_places: int,
+    max_depth: int,
 ) -> None:
     """Draw the likeliest nodes behind the latest places, as many as there is room for.
 
@@ -48,6 +49,7 @@ def match_text(
         count: (lanes,) written: nodes in use, 0 where the lane is empty.
         min_match: last tokens that must have stood before a place.
         max_places: places that are looked at, the latest; at most :data:`MOST_PLACES`.
+        max_depth: most levels of a tree.
     """
     texts, nodes, above = text.numpy(), tokens.numpy(), parents.numpy()
     nodes[:] = 0
@@ -56,7 +58,7 @@ def match_text(
         count[lane] = 0
         if end:
             own = texts[lane, :end]
-            found = _Growth(own, *_places(own, min_match, max_places))
+            found = _Growth(own, *_places(own, min_match, max_places), max_depth)
             nodes[lane, 0] = own[-1]
             used = 1
             while used < nodes.shape[1] and (grown := found.next()) is not None:
@@ -103,8 +105,9 @@ class _Group:
 class _Growth:
     """Nodes of a tree, the likeliest first; of those that are as likely, the one found first."""
 
-    def __init__(self, text: IntArray, at: IntArray, agreement: IntArray) -> None:
+    def __init__(self, text: IntArray, at: IntArray, agreement: IntArray, max_depth: int) -> None:
         self._text, self._at, self._agreement = text, at, agreement
+        self._max_depth = max_depth
         self._grown = 0
         self._waiting = self._behind(_Group(1.0, -1, 0, -1, list(range(len(at)))), 0)
 
@@ -120,6 +123,8 @@ class _Growth:
 
     def _behind(self, group: _Group, node: int) -> list[_Group]:
         """The candidates behind a group that has become a node."""
+        if group.depth == self._max_depth:
+            return []
         follows = {
             i: int(self._text[self._at[i] + group.depth])
             for i in group.members
@@ -159,9 +164,10 @@ def _match_text_on_gpu(
     count: Tensor,
     min_match: int,
     max_places: int,
+    max_depth: int,
 ) -> None:
     from specinfer.scheduler.lanes import matching_kernels as kernels
 
     tables: list[Tensor | int] = [length, text, tokens, parents, count]
     threads = threads_for(max(text.shape[1], tokens.shape[1]), MOST_MATCHING)
-    launch(kernels.match_text, len(length), threads, [*tables, min_match, max_places])
+    launch(kernels.match_text, len(length), threads, [*tables, min_match, max_places, max_depth])

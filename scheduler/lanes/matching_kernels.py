@@ -15,7 +15,7 @@ WORDS = MOST_MATCHING // TOGETHER
 
 
 @cuda.jit
-def match_text(length, text, tokens, parents, count, min_match, max_places):
+def match_text(length, text, tokens, parents, count, min_match, max_places, max_depth):
     """See the task. A thread looks at a token, and then belongs to a place.
 
     A group is named after its first place, who speaks for it. At any time every place is in one
@@ -66,7 +66,7 @@ def match_text(length, text, tokens, parents, count, min_match, max_places):
         if me < places:
             follows[me] = NONE
             first[me] = NONE
-            if is_member and at[me] + depth < end:
+            if is_member and depth < max_depth and at[me] + depth < end:
                 follows[me] = text[lane, at[me] + depth]
         cuda.syncthreads()
         if is_member and follows[me] >= 0:

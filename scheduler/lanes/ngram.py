@@ -31,6 +31,7 @@ class NGramDrafter:
         speculator: whose trees are drawn.
         name: of its tables.
         lanes: at most.
+        depth: most levels of trees.
 
     Attributes:
         tree: what it draws.
@@ -38,11 +39,11 @@ class NGramDrafter:
     """
 
     def __init__(
-        self, runtime: Runtime, speculator: NGramSpeculator, name: str, lanes: int
+        self, runtime: Runtime, speculator: NGramSpeculator, name: str, lanes: int, depth: int
     ) -> None:
         self._runtime = runtime
         self._speculator = speculator
-        self.depth = speculator.max_nodes
+        self.depth = min(depth, speculator.max_nodes)
         self.tree = TreeTables.of(runtime, name, lanes, speculator.max_nodes)
 
     def draw(self, lanes: Lanes) -> None:
@@ -54,6 +55,7 @@ class NGramDrafter:
             **self.tree.parts(lanes.count),
             min_match=own.min_match,
             max_places=own.max_places,
+            max_depth=self.depth,
         )
 
     def take(self, lanes: Lanes, outcome: Subregion, moves: Subregion) -> None:

@@ -62,7 +62,7 @@ class Stretch:
         self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         self._budgets = budgets
         self._ahead = ahead
-        self._chain = most_lacking(speculators)
+        self._chain = most_lacking(speculators, budgets.requests)
         self._loop: LaneLoop | None = None
         if all(map(can_draw, speculators)) and can_catch_up(speculators, budgets.requests):
             self._loop = LaneLoop(llm, speculators)

@@ -154,11 +154,11 @@ def test_a_chain_is_what_the_host_would_compute(seed: int) -> None:
     wanted = [lane * chain for lane in range(LANES)]
     for lane in world.used:
         text = world.texts[lane]
-        begin = max(0, len(text) - world.generator.randint(1, chain))
+        begin = max(0, len(text) - world.generator.randint(1, chain + 2))
         world.decoder.slots.commit(lane, begin)
-        works.append(Work(request=lane, chain=text[begin:]))
+        works.append(Work(request=lane, chain=text[begin : begin + chain]))
         have[lane] = begin
-        wanted[lane] += len(text) - begin - 1
+        wanted[lane] += len(works[-1].chain) - 1
     batch = world.decoder.frame(works)
     step = step_tables(LANES, chain, 13, 9, LANES)
     chain_batch(world.length, world.text, have, world.lane_pages, *step.values())
@@ -254,7 +254,9 @@ def test_trees_are_merged_as_the_host_merges_them(seed: int) -> None:
 def test_guesses_are_those_of_the_speculator(seed: int) -> None:
     """Node for node, in texts that repeat more or less."""
     generator = random.Random(seed)
-    nodes, least, most = (generator.choice(few) for few in ([1, 5, 16, 40], [1, 2, 3], [1, 3, 8]))
+    nodes, least, most, depth = (
+        generator.choice(few) for few in ([1, 5, 16, 40], [1, 2, 3], [1, 3, 8], [1, 4, 999])
+    )
     vocabulary = generator.choice([1, 2, 3, 8])
     texts = []
     for _ in range(20):
@@ -266,13 +268,13 @@ def test_guesses_are_those_of_the_speculator(seed: int) -> None:
     shape = len(texts), 1 + nodes
     tokens, parents, count = poisoned(*shape), poisoned(*shape), poisoned(len(texts))
     length = torch.tensor(list(map(len, texts)))
-    match_text(length, table, tokens, parents, count, least, most)
+    match_text(length, table, tokens, parents, count, least, most, depth)
     speculator = NGramSpeculator(nodes, least, max_places=most)
     for lane, text in enumerate(texts):
         used = int(count[lane])
         found = [t[lane, :used].tolist() for t in (tokens, parents)]
         if text:
-            (right,) = speculator.draft([Context(lane, text, max_depth=999)])
+            (right,) = speculator.draft([Context(lane, text, max_depth=depth)])
             assert found == [right.tokens, right.parents]
         else:
             assert not used

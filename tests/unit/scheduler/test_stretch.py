@@ -178,6 +178,19 @@ def test_requests_come_go_and_are_cancelled(seed: int) -> None:
     assert_free(bench)
 
 
+def test_trees_of_ngrams_are_as_deep_as_ssms_have_rows_for() -> None:
+    """Three requests in 15 rows: an SSM catches up with 5 tokens each, behind 4 levels."""
+    drafts = [Draft(GOOD.model, (1, 1)), NGramSpeculator()]
+    bench = make_bench(
+        MODEL, drafts, Sizes(requests=3, rows=15, length=128), lookahead=1, lanes=True
+    )
+    prompts = [[7, 8, 9, 10] * 6, [5] * 30, [1, 2, 3] * 8]
+    requests = [request(id, prompt) for id, prompt in enumerate(prompts)]
+    assert bench.write(requests) == [plain_greedy(MODEL, prompt, 40) for prompt in prompts]
+    assert issued(bench) > 10
+    assert max(bench.engine.stats.offered) == 4
+
+
 def test_with_few_pages_it_ends_in_time() -> None:
     sizes = Sizes(requests=3, rows=64, length=128, pages=6)
     bench = bench_of("an SSM", 1, sizes)
