@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from specinfer.runtime.context import Runtime
 from specinfer.scheduler.lanes.drafter import LaneDrafter
 from specinfer.scheduler.lanes.ngram import NGramDrafter, can_match
-from specinfer.scheduler.lanes.ssm import SSMDrafter, can_expand
+from specinfer.scheduler.lanes.rungs import Rung, Share
+from specinfer.scheduler.lanes.ssm import FollowingSSM, SSMDrafter, can_expand
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
 from specinfer.scheduler.speculators.ssm import SSMSpeculator
@@ -55,18 +56,52 @@ def can_catch_up(speculators: Sequence[Speculator], lanes: int) -> bool:
     return least <= deepest(speculators, lanes)
 
 
+def full_rung(speculators: Sequence[Speculator], lanes: int) -> Rung:
+    """All that the speculators draw, all of whom :func:`can_draw` has accepted."""
+    shares: list[Share] = []
+    for one in speculators:
+        shares.append(one.expansion if isinstance(one, SSMSpeculator) else one.max_nodes)
+    return Rung(tuple(shares), deepest(speculators, lanes))
+
+
+def following(speculators: Sequence[Speculator], lanes: int) -> list[FollowingSSM | None]:
+    """What follows the texts, for each speculator; None: it is no SSM."""
+    chain = most_lacking(speculators, lanes)
+    return [
+        FollowingSSM(one, f"{one.name}{number}.lanes", lanes, chain)
+        if isinstance(one, SSMSpeculator)
+        else None
+        for number, one in enumerate(speculators)
+    ]
+
+
 def make_drafters(
-    runtime: Runtime, speculators: Sequence[Speculator], lanes: int
-) -> list[LaneDrafter]:
-    """One for each speculator, all of which :func:`can_draw` has accepted."""
-    chain, most = most_lacking(speculators, lanes), deepest(speculators, lanes)
-    drafters: list[LaneDrafter] = []
-    for number, speculator in enumerate(speculators):
-        name = f"{speculator.name}{number}.lanes"
-        if isinstance(speculator, SSMSpeculator):
-            drafters.append(SSMDrafter(speculator, name, lanes, chain))
-        elif isinstance(speculator, NGramSpeculator):
-            drafters.append(NGramDrafter(runtime, speculator, name, lanes, most))
+    runtime: Runtime,
+    speculators: Sequence[Speculator],
+    ssms: Sequence[FollowingSSM | None],
+    rung: Rung,
+    name: str,
+    lanes: int,
+) -> list[LaneDrafter | None]:
+    """What draws the trees of a rung, for each speculator; None: it draws nothing there.
+
+    Args:
+        runtime: issues launches.
+        speculators: whose trees are drawn.
+        ssms: of :func:`following`.
+        rung: what is drawn.
+        name: of the rung's tables.
+        lanes: at most.
+    """
+    drafters: list[LaneDrafter | None] = []
+    for number, (one, ssm) in enumerate(zip(speculators, ssms, strict=True)):
+        own, share = f"{name}.{one.name}{number}", rung.shares[number]
+        if not share:
+            drafters.append(None)
+        elif ssm is not None and isinstance(share, tuple):
+            drafters.append(SSMDrafter(ssm, share, own, lanes))
+        elif isinstance(one, NGramSpeculator) and isinstance(share, int):
+            drafters.append(NGramDrafter(runtime, one, share, rung.deepest, own, lanes))
     return drafters
 
 

@@ -29,9 +29,10 @@ class NGramDrafter:
     Args:
         runtime: issues launches.
         speculator: whose trees are drawn.
+        nodes: most nodes of a tree, the root not counted.
+        depth: most levels of it.
         name: of its tables.
         lanes: at most.
-        depth: most levels of trees.
 
     Attributes:
         tree: what it draws.
@@ -39,12 +40,18 @@ class NGramDrafter:
     """
 
     def __init__(
-        self, runtime: Runtime, speculator: NGramSpeculator, name: str, lanes: int, depth: int
+        self,
+        runtime: Runtime,
+        speculator: NGramSpeculator,
+        nodes: int,
+        depth: int,
+        name: str,
+        lanes: int,
     ) -> None:
         self._runtime = runtime
         self._speculator = speculator
-        self.depth = min(depth, speculator.max_nodes)
-        self.tree = TreeTables.of(runtime, name, lanes, speculator.max_nodes)
+        self.depth = min(depth, nodes)
+        self.tree = TreeTables.of(runtime, name, lanes, nodes)
 
     def draw(self, lanes: Lanes) -> None:
         """Issue what writes the trees."""

@@ -1,4 +1,8 @@
-"""Draws trees in lanes by a small model, level by level."""
+"""Draws trees in lanes by a small model, level by level.
+
+The model follows the texts of all lanes, whatever the shape of the trees that it draws; while it
+draws none it falls behind, and catches up when it is told to.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from specinfer.ops.sample import top_k
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.future import Future
 from specinfer.runtime.index_space import IndexSpace
-from specinfer.runtime.privilege import R
+from specinfer.runtime.privilege import RW, R
 from specinfer.runtime.region import Region, Subregion
 from specinfer.runtime.task import task
 from specinfer.scheduler.lanes.batches import chain_batch, level_batch
@@ -40,37 +44,99 @@ def fetch_tokens(tokens: Tensor) -> Fetched:
     return Fetched({"tokens": tokens})
 
 
-class SSMDrafter:
-    """Full trees of an SSM's likeliest tokens.
+@task(length=R, have=RW, pure=True)
+def catch_up(length: Tensor, have: Tensor, rows: int) -> None:
+    """Count the tokens that a step of a chain has computed; the last one of a text never is.
+
+    Args:
+        length: (lanes,) of the texts; 0: the lane is empty, and so is what it has.
+        have: (lanes,) grows by at most ``rows``.
+        rows: of a lane.
+    """
+    torch.minimum(have + rows, length - 1, out=have)
+    have.clamp_(min=0)
+
+
+class FollowingSSM:
+    """A small model that follows the texts of lanes.
 
     Args:
         ssm: the speculator.
         name: of its tables.
         lanes: at most.
-        chain: most tokens that it may lack of a text.
+        chain: tokens that it may lack of a text, and yet draw.
 
     Attributes:
+        name: of its tables.
+        model: runs the steps.
+        chain: see above.
         pool: of its K/V.
         have: (lanes,) committed tokens of its K/V.
-        tree: what it draws.
-        depth: levels of that.
+        names: between its vocabulary and the LLM's; None: they are the same.
     """
 
     def __init__(self, ssm: SSMSpeculator, name: str, lanes: int, chain: int) -> None:
         runtime = ssm.decoder.model.runtime
-        self._runtime: Runtime = runtime
-        self._model = ssm.decoder.model
-        self._expansion = ssm.expansion
-        self._chain = chain
         known = ssm.vocabulary
-        self._names = None if known is None else _Names(runtime, name, known)
-        self._own_names = runtime.region(f"{name}.own", (0,), {"i": torch.int64})
-        sizes = level_sizes(ssm.expansion)
-        self._parents = full_parents(ssm.expansion)
-        self._computed = 1 + sum(sizes[:-1])
-        self.depth = len(sizes)
+        self.name = name
+        self.model = ssm.decoder.model
+        self.chain = chain
+        self.names = None if known is None else _Names(runtime, name, known)
         self.pool = Pool(runtime, ssm.decoder)
         self.have = runtime.region(f"{name}.have", (lanes,), {"n": torch.int64})
+
+    def catch_up(self, lanes: Lanes, rows: int) -> None:
+        """Issue a step of so many rows a lane, of what is lacking but the last token."""
+        shape = self.begin(lanes, rows)
+        self.compute(shape)
+        have = self.have.rows(0, lanes.count)
+        self.model.runtime.launch(catch_up, length=lanes.length, have=have, rows=rows)
+
+    def begin(self, lanes: Lanes, rows: int) -> StepShape:
+        """Issue what writes the tables of a step that catches up; its shape."""
+        count, model = lanes.count, self.model
+        shape = StepShape(count * rows, count, count)
+        pages, have = self.pool.pages.rows(0, count), self.have.rows(0, count)
+        tables = model.inputs(shape)
+        model.runtime.launch(chain_batch, **lanes.texts, have=have, lane_pages=pages, **tables)
+        return shape
+
+    def compute(self, shape: StepShape) -> Subregion:
+        """Issue a step whose tables are written; logits of the tokens that it knows."""
+        names = self.names
+        if names is None:
+            return self.model.compute(shape)
+        names.to_draft(self.model.inputs(shape)["rows"])
+        logits = self.model.compute(shape)
+        return logits.region.part(IndexSpace((0, 0), (shape.wanted, names.num_tokens)))
+
+
+class SSMDrafter:
+    """Full trees of an SSM's likeliest tokens.
+
+    Args:
+        ssm: draws them.
+        expansion: children of each node, by level.
+        name: of its tables.
+        lanes: at most.
+
+    Attributes:
+        tree: what it draws.
+        depth: levels of that.
+    """
+
+    def __init__(
+        self, ssm: FollowingSSM, expansion: tuple[int, ...], name: str, lanes: int
+    ) -> None:
+        runtime = ssm.model.runtime
+        self._runtime: Runtime = runtime
+        self._ssm = ssm
+        self._expansion = expansion
+        self._own_names = runtime.region(f"{name}.own", (0,), {"i": torch.int64})
+        sizes = level_sizes(expansion)
+        self._parents = full_parents(expansion)
+        self._computed = 1 + sum(sizes[:-1])
+        self.depth = len(sizes)
         self.tree = TreeTables.of(runtime, name, lanes, sum(sizes))
         self._drawn = [
             runtime.region(
@@ -78,18 +144,14 @@ class SSMDrafter:
                 (lanes * frontier, width),
                 {"token": torch.int64, "log_prob": torch.float32},
             )
-            for level, (frontier, width) in enumerate(
-                zip([1, *sizes[:-1]], ssm.expansion, strict=True)
-            )
+            for level, (frontier, width) in enumerate(zip([1, *sizes[:-1]], expansion, strict=True))
         ]
 
     def draw(self, lanes: Lanes) -> None:
         """Issue what writes the trees."""
-        launch, model, count = self._runtime.launch, self._model, lanes.count
-        tree, pages = self.tree.parts(count), self.pool.pages.rows(0, count)
-        shape = StepShape(count * self._chain, count, count)
-        have = self.have.rows(0, count)
-        launch(chain_batch, **lanes.texts, have=have, lane_pages=pages, **model.inputs(shape))
+        launch, model, count = self._runtime.launch, self._ssm.model, lanes.count
+        tree, pages = self.tree.parts(count), self._ssm.pool.pages.rows(0, count)
+        shape = self._ssm.begin(lanes, self._ssm.chain)
         launch(begin_tree, **lanes.texts, **tree)
         first, frontier = 0, 1
         for level, width in enumerate(self._expansion):
@@ -104,7 +166,7 @@ class SSMDrafter:
                     lane_pages=pages,
                     **model.inputs(shape),
                     **nodes,
-                    **self.pool.scratch,
+                    **self._ssm.pool.scratch,
                 )
             drawn = self._children(lanes, shape, level)
             launch(grow_tree, drawn=drawn, **tree, first=first, width=width)
@@ -112,19 +174,19 @@ class SSMDrafter:
 
     def take(self, lanes: Lanes, outcome: Subregion, moves: Subregion) -> None:
         """Issue what commits the K/V of accepted tokens that it proposed and computed itself."""
-        count = lanes.count
+        count, ssm = lanes.count, self._ssm
         self._runtime.launch(
             take_draft,
             outcome=outcome,
             length=lanes.length,
             **self.tree.parts(count),
-            have=self.have.rows(0, count),
-            lane_pages=self.pool.pages.rows(0, count),
+            have=ssm.have.rows(0, count),
+            lane_pages=ssm.pool.pages.rows(0, count),
             moves=moves,
             computed=self._computed,
-            **self.pool.scratch,
+            **ssm.pool.scratch,
         )
-        self._runtime.launch(move_kv, kv=self._model.kv.part(), moves=moves)
+        self._runtime.launch(move_kv, kv=ssm.model.kv.part(), moves=moves)
 
     def fetch(self, lanes: int) -> Future:
         """Issue what brings the trees to the host."""
@@ -136,15 +198,11 @@ class SSMDrafter:
 
     def _children(self, lanes: Lanes, shape: StepShape, level: int) -> Subregion:
         """Issue a step, and what finds the children of its nodes; where they are."""
-        names, rows = self._names, self._model.inputs(shape)["rows"]
-        if names is not None:
-            names.to_draft(rows)
+        names, rows = self._ssm.names, self._ssm.model.inputs(shape)["rows"]
         drawn = self._drawn[level]
         space = IndexSpace((0, 0), (shape.wanted, drawn.shape[1]))
         tokens, log_probs = drawn.part(space, "token"), drawn.part(space, "log_prob")
-        logits = self._model.compute(shape)
-        if names is not None:
-            logits = logits.region.part(IndexSpace((0, 0), (shape.wanted, names.num_tokens)))
+        logits = self._ssm.compute(shape)
         if lanes.choices is not None:
             positions = rows.region.part(rows.space, "positions")
             self._runtime.launch(

@@ -19,7 +19,7 @@ from dataclasses import replace
 from specinfer.scheduler.acceptance import Found
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.iteration import Budgets
-from specinfer.scheduler.lanes.drafters import can_catch_up, can_draw, most_lacking
+from specinfer.scheduler.lanes.drafters import can_catch_up, can_draw, full_rung, most_lacking
 from specinfer.scheduler.lanes.loop import Issued, LaneLoop
 from specinfer.scheduler.lanes.racing import can_write
 from specinfer.scheduler.late_tree import LateTree
@@ -65,7 +65,7 @@ class Stretch:
         self._chain = most_lacking(speculators, budgets.requests)
         self._loop: LaneLoop | None = None
         if all(map(can_draw, speculators)) and can_catch_up(speculators, budgets.requests):
-            self._loop = LaneLoop(llm, speculators)
+            self._loop = LaneLoop(llm, speculators, [full_rung(speculators, budgets.requests)])
         self._lanes: list[Request | None] = []
         self._capacity: list[int] = []
         self._in_flight: deque[Issued] = deque()
@@ -82,7 +82,7 @@ class Stretch:
             self.drop()  # whoever it was issued for has ended
             return None
         while len(self._in_flight) <= self._ahead and self._may_issue(loop):
-            self._in_flight.append(loop.issue(len(self._lanes)))
+            self._in_flight.append(loop.issue(len(self._lanes), 0))
         if not self._in_flight:
             return None
         done = self._read(self._in_flight.popleft())
