@@ -111,6 +111,9 @@ class AdaptiveTrees:
         cost: of a pass of the LLM by its rows, in any unit.
         max_rows: of a pass.
         agree: gives all ranks the first one's value.
+
+    Attributes:
+        cost: of a pass, see above.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class AdaptiveTrees:
         agree: Callable[[Times], Times],
     ) -> None:
         self._drafters = [Drafter(speculator) for speculator in speculators]
+        self.cost = cost
         self._verify = OnlineCurve(cost)
         self._max_rows = max_rows
         self._agree = agree

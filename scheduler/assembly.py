@@ -147,20 +147,15 @@ def _executor(name: str, device: str, num_ranks: int) -> Executor:
     return InOrderExecutor() if num_ranks > 1 else SerialExecutor()
 
 
-def with_lookahead(batch: BatchConfig, device: str, *, is_adaptive: bool) -> BatchConfig:
+def with_lookahead(batch: BatchConfig, device: str) -> BatchConfig:
     """The same with ``lookahead`` decided, where nobody has.
 
-    Args:
-        batch: how much is done at once.
-        device: ``cpu`` or ``cuda``.
-        is_adaptive: whether trees were asked for that follow what was read.
-
-    >>> [with_lookahead(BatchConfig(), d, is_adaptive=False).lookahead for d in ("cpu", "cuda")]
+    >>> [with_lookahead(BatchConfig(), device).lookahead for device in ("cpu", "cuda")]
     [0, 1]
     """
     if batch.lookahead is not None:
         return batch
-    return replace(batch, lookahead=int(device != CPU and not is_adaptive))
+    return replace(batch, lookahead=int(device != CPU))
 
 
 def gpu_bytes() -> int:

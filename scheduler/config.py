@@ -264,7 +264,8 @@ class SpeculationConfig:
 
     Attributes:
         adaptive: whether trees are as large as they turn out to be worth; else they are as large as
-            the speculators draw them. None: unless ``batch.lookahead`` is set.
+            the speculators draw them. None: unless ``batch.lookahead`` is 1 or more. On a CPU it
+            cannot be both.
         enabled: whether anything is guessed; a request may say otherwise, as of the next two.
         max_nodes: most nodes of a request's tree; 0: as many as the speculators propose.
         max_depth: most levels of it; 0: as deep as they go.
@@ -302,9 +303,9 @@ class BatchConfig:
             of ``max_length`` tokens take. With fewer, requests wait, or lose theirs and are
             computed again.
         prefill_share: of the rows of a pass, kept for prompts while there are some to compute.
-        lookahead: iterations that are issued before the one before them was read. Trees are then as
-            large as the speculators draw them, and texts come that much later. None: 1 on a GPU
-            unless ``speculation.adaptive`` is true, 0 on a CPU.
+        lookahead: iterations that are issued before the one before them was read. Texts come that
+            much later, and trees are as large as the speculators draw them, unless
+            ``speculation.adaptive`` is true. None: 1 on a GPU, 0 on a CPU.
     """
 
     max_requests: int = 16

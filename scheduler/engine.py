@@ -11,16 +11,19 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.errors import SpecInferError
 from specinfer.scheduler.acceptance import Found, Verification, accept
+from specinfer.scheduler.adaptive import AdaptiveTrees
 from specinfer.scheduler.batcher import Batcher
 from specinfer.scheduler.decoder import Decoder, Work
 from specinfer.scheduler.drafting import Drafting, FixedTrees
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.iteration import PREFILL_SHARE, Budgets
+from specinfer.scheduler.lanes.ladder import Ladder
 from specinfer.scheduler.lanes.reasons import why_by_host
 from specinfer.scheduler.lanes.stretch import Stretch
 from specinfer.scheduler.late_tree import LateTree
@@ -70,7 +73,8 @@ class Engine:
         lookahead: iterations that are issued before the one before them was read; trees are then
             not for ``drafting`` to decide.
         lanes: whether they are so only as far as all their data can stay on the device; see
-            :mod:`specinfer.scheduler.lanes`.
+            :mod:`specinfer.scheduler.lanes`. How large trees are there is decided by a ladder
+            where ``drafting`` is adaptive.
     """
 
     def __init__(
@@ -102,8 +106,11 @@ class Engine:
         self._pipeline: Pipeline | None = None
         self._stretch: Stretch | None = None
         if lookahead and lanes:
+            climbs = None
+            if isinstance(drafting, AdaptiveTrees):
+                climbs = partial(Ladder, cost=drafting.cost)
             self._stretch = Stretch(
-                self._serving, llm, self._speculators, budgets, lookahead, verifier
+                self._serving, llm, self._speculators, budgets, lookahead, verifier, climbs
             )
         elif lookahead:
             self._pipeline = Pipeline(self._serving, llm, self._speculators, budgets)
@@ -201,6 +208,7 @@ class Engine:
                 done = self._stretch.step()
             if done is not None:
                 self.stats.num_by_lanes += 1
+                self.stats.by_nodes[self._stretch.nodes] += 1
                 self._has_done(*done)
                 return
         round = self._serving.begin()

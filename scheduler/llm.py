@@ -25,7 +25,7 @@ from specinfer.runtime.errors import ConfigError
 from specinfer.runtime.oplog import OperationLog
 from specinfer.runtime.profile.profiler import Profiler
 from specinfer.runtime.trace import Trace
-from specinfer.scheduler.assembly import GPU, Assembly, new_runtime, with_lookahead
+from specinfer.scheduler.assembly import CPU, GPU, Assembly, new_runtime, with_lookahead
 from specinfer.scheduler.config import (
     DEFAULT_MODEL,
     DTYPES,
@@ -225,8 +225,7 @@ class LLM:
             SpecInferError: weights that do not fit, or an SSM that cannot speculate for this LLM.
         """
         self._speculation = speculation or SpeculationConfig()
-        is_adaptive = bool(self._speculation.adaptive)
-        batch = with_lookahead(batch or BatchConfig(), device, is_adaptive=is_adaptive)
+        batch = with_lookahead(batch or BatchConfig(), device)
         verifier = self._speculation.verifier
         self._generation = generation_config or GenerationConfig()
         torch.set_grad_enabled(False)
@@ -253,7 +252,7 @@ class LLM:
                 makers,
                 verifier,
                 self._progress,
-                is_adaptive=_is_adaptive(self._speculation, batch),
+                is_adaptive=_is_adaptive(self._speculation, batch, device),
             )
 
     def generate(
@@ -469,8 +468,8 @@ def _watched(events: Iterable[Event], lanes: RequestLanes) -> Iterator[Event]:
         yield event
 
 
-def _is_adaptive(speculation: SpeculationConfig, batch: BatchConfig) -> bool:
-    if speculation.adaptive and batch.lookahead:
+def _is_adaptive(speculation: SpeculationConfig, batch: BatchConfig, device: str) -> bool:
+    if speculation.adaptive and batch.lookahead and device == CPU:  # lanes have rungs
         raise ConfigError(
             f"speculation.adaptive is true and batch.lookahead {batch.lookahead}: how large trees "
             "are must be known before they are worth anything; expected one of the two"

@@ -35,6 +35,7 @@ class Stats:
         proposed_by: by drafter: nodes it proposed.
         accepted_by: by drafter: accepted nodes that it had proposed.
         num_by_lanes: iterations that ran on the device alone.
+        by_nodes: those iterations by the most nodes of a text's tree that they had room for.
         by_host: iterations that the host conducted though lanes were asked for, by reason.
         seconds: time by phase: ``prefill`` (passes that verify nothing), ``draft``, ``verify`` and
             ``commit``.
@@ -54,6 +55,7 @@ class Stats:
     proposed_by: Counter[int] = field(default_factory=Counter)
     accepted_by: Counter[int] = field(default_factory=Counter)
     num_by_lanes: int = field(default=0, compare=False)  # another way to the same
+    by_nodes: Counter[int] = field(default_factory=Counter, compare=False)
     by_host: Counter[str] = field(default_factory=Counter, compare=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -130,6 +132,10 @@ class Stats:
                 {"speculator": s, "proposed": self.proposed_by[i], "accepted": self.accepted_by[i]}
                 for i, s in enumerate(self.speculators)
             ],
-            "iterations": {"lanes": self.num_by_lanes, "host": dict(self.by_host.most_common())},
+            "iterations": {
+                "lanes": self.num_by_lanes,
+                "lanes_by_nodes": {str(n): count for n, count in sorted(self.by_nodes.items())},
+                "host": dict(self.by_host.most_common()),
+            },
             "seconds": dict(self.seconds),
         }

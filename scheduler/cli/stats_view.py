@@ -29,6 +29,8 @@ def print_stats(stats: Stats, console: Console) -> None:
         console.print(_rates("speculator", "nodes", names))
     if stats.by_host:
         console.print(f"\n{ways(stats)}")
+    if len(stats.by_nodes) > 1:
+        console.print(sizes(stats))
     console.print(_times(stats))
 
 
@@ -47,6 +49,20 @@ def ways(stats: Stats) -> str:
         f"{stats.num_by_lanes} of {total} iterations ran on the device alone; "
         f"the host conducted {first[1]} for {first[0]}{others}"
     )
+
+
+def sizes(stats: Stats) -> str:
+    """How large trees were in iterations that ran on the device alone.
+
+    >>> stats = Stats()
+    >>> stats.by_nodes.update([0, 8, 8])
+    >>> print(sizes(stats))
+    of these 1 guessed no nodes, 2 up to 8
+    """
+    parts = [f"{count} up to {nodes}" for nodes, count in sorted(stats.by_nodes.items()) if nodes]
+    if none := stats.by_nodes[0]:
+        parts = [f"{none} guessed no nodes", *parts]
+    return f"of these {', '.join(parts)}"
 
 
 def gain(stats: Stats) -> str:

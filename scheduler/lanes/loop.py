@@ -245,7 +245,7 @@ class LaneLoop:
         most = min(min(limit.rows // lanes, limit.nodes) for limit in limits)
         sizes = sorted({min(rows, most) for rows in CATCHING_UP})
         while lacking > self.chain:
-            rows = next((rows for rows in sizes if rows >= lacking), sizes[-1])
+            rows = next((rows for rows in sizes if rows >= lacking - 1), sizes[-1])
             self._catching_up(lanes, rows)
             lacking -= rows
 
@@ -263,11 +263,8 @@ class LaneLoop:
 
     def _launch(self, count: int, samples: bool, rung: int) -> list[Any]:
         """The body of the trace."""
-        launch, tables, lanes = (
-            self._runtime.launch,
-            self._tables[rung],
-            self._lanes(count, samples),
-        )
+        launch, tables = self._runtime.launch, self._tables[rung]
+        lanes = self._lanes(count, samples)
         drafters = [drafter for drafter in tables.drafters if drafter is not None]
         merged = tables.merged.parts(count)
         launch(begin_tree, **lanes.texts, **merged)

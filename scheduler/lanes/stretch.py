@@ -8,20 +8,27 @@ take their tokens up to their ends, and it is finished. So a stretch may end aft
 and what the host knows is as if there had been none.
 
 What a lane writes behind the end of its text is dropped; pages are held for it beforehand.
+
+With a :class:`~specinfer.scheduler.lanes.ladder.Ladder` each iteration draws as much as that says.
+SSMs fall behind the texts where they draw nothing, and catch up right before they draw again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Protocol
 
 from specinfer.scheduler.acceptance import Found
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.iteration import Budgets
-from specinfer.scheduler.lanes.drafters import can_catch_up, can_draw, full_rung, most_lacking
-from specinfer.scheduler.lanes.loop import Issued, LaneLoop
+from specinfer.scheduler.lanes.drafters import can_catch_up, can_draw, full_rung
+from specinfer.scheduler.lanes.ladder import Climb
+from specinfer.scheduler.lanes.loop import Issued, LaneLoop, Result
 from specinfer.scheduler.lanes.racing import can_write
+from specinfer.scheduler.lanes.rungs import Rung, rungs_of, yields
 from specinfer.scheduler.late_tree import LateTree
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.serving import Round, Serving, Taken, going_on
@@ -34,6 +41,39 @@ SHORTEST = 4
 """Iterations that a stretch must have room for to be begun."""
 
 
+class Climber(Protocol):
+    """Says what iterations draw, as :class:`~specinfer.scheduler.lanes.ladder.Ladder` does."""
+
+    def begin(self) -> None:
+        """Nothing that was asked for is in flight."""
+        ...
+
+    def next(self, lanes: int, left: int) -> int:
+        """The rung of the next iteration."""
+        ...
+
+    def took(self, climb: Climb) -> None:
+        """Take what an iteration did."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Flying:
+    """An iteration that was issued, and not read.
+
+    Attributes:
+        issued: it.
+        rung: that it draws.
+        has_caught_up: whether SSMs caught up right before it.
+        behind: the rung of the one before it, if that was not read when it was issued.
+    """
+
+    issued: Issued
+    rung: int
+    has_caught_up: bool
+    behind: int | None
+
+
 class Stretch:
     """Runs iterations on the device for as long as it can.
 
@@ -44,6 +84,11 @@ class Stretch:
         budgets: of any iteration.
         ahead: iterations that are issued before the one before them was read.
         verifier: of requests that sample, by name.
+        ladder: makes what says how much is drawn, of the rungs that there are; None: all.
+        clock: in seconds.
+
+    Attributes:
+        nodes: most of a text's tree in the iteration that was read last.
     """
 
     def __init__(
@@ -54,6 +99,8 @@ class Stretch:
         budgets: Budgets,
         ahead: int,
         verifier: str = AUTO,
+        ladder: Callable[[Sequence[Rung]], Climber] | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._serving = serving
         self._llm = llm
@@ -62,13 +109,20 @@ class Stretch:
         self._ssms = [s for s in speculators if isinstance(s, SSMSpeculator)]
         self._budgets = budgets
         self._ahead = ahead
-        self._chain = most_lacking(speculators, budgets.requests)
+        self._clock = clock
         self._loop: LaneLoop | None = None
+        self._ladder: Climber | None = None
         if all(map(can_draw, speculators)) and can_catch_up(speculators, budgets.requests):
-            self._loop = LaneLoop(llm, speculators, [full_rung(speculators, budgets.requests)])
+            full = full_rung(speculators, budgets.requests)
+            rungs = (full,) if ladder is None else rungs_of(full)
+            self._loop = LaneLoop(llm, speculators, rungs)
+            self._ladder = None if ladder is None else ladder(rungs)
+        self.nodes = 0
         self._lanes: list[Request | None] = []
         self._capacity: list[int] = []
-        self._in_flight: deque[Issued] = deque()
+        self._in_flight: deque[_Flying] = deque()
+        self._lacking = 0
+        self._read_at = 0.0
 
     def step(self) -> tuple[Round, list[Taken]] | None:
         """Issue what may be issued, and read the oldest iteration; None: there is none."""
@@ -82,10 +136,10 @@ class Stretch:
             self.drop()  # whoever it was issued for has ended
             return None
         while len(self._in_flight) <= self._ahead and self._may_issue(loop):
-            self._in_flight.append(loop.issue(len(self._lanes), 0))
+            self._in_flight.append(self._issue(loop))
         if not self._in_flight:
             return None
-        done = self._read(self._in_flight.popleft())
+        done = self._read(loop, self._in_flight.popleft())
         if not self._in_flight:
             self._end(loop)
         return done
@@ -105,7 +159,7 @@ class Stretch:
         if not all(can_write(requests[id], self._speculators, self._verifier) for id in running):
             return False
         if not all(
-            self._is_caught_up(id, len(text)) for id, text in zip(running, texts, strict=True)
+            self._is_caught_up(loop, id, len(text)) for id, text in zip(running, texts, strict=True)
         ):
             return False
         least = SHORTEST * (1 + loop.depth)
@@ -128,21 +182,24 @@ class Stretch:
             for d in self._decoders
         ]
         loop.load(texts, [one.sampling for one in self._lanes if one], pages)
-        loop.set_drafted([[ssm.slots.length(id) for id in running] for ssm in self._ssms])
+        have = [[ssm.slots.length(id) for id in running] for ssm in self._ssms]
+        loop.set_drafted(have)
+        lacks = (len(t) - n for own in have for t, n in zip(texts, own, strict=True))
+        self._lacking = max(lacks, default=0)
+        if self._ladder is not None:
+            self._ladder.begin()
         return True
 
     @property
     def _decoders(self) -> list[Decoder]:
         return [self._llm, *(ssm.decoder for ssm in self._ssms)]
 
-    def _is_caught_up(self, id: int, length: int) -> bool:
-        """Whether a request is past its prompt, for all models."""
+    def _is_caught_up(self, loop: LaneLoop, id: int, length: int) -> bool:
+        """Whether a request is past its prompt, for all models; SSMs may be far behind on rungs."""
         if id not in self._llm.slots or self._llm.slots.length(id) != length - 1:
             return False
-        return all(
-            id in ssm.slots and length - self._chain <= ssm.slots.length(id) < length
-            for ssm in self._ssms
-        )
+        least = length - loop.chain if self._ladder is None else 0
+        return all(id in ssm.slots and least <= ssm.slots.length(id) < length for ssm in self._ssms)
 
     def _retire(self, loop: LaneLoop) -> None:
         """Write nothing more for who has ended."""
@@ -170,14 +227,66 @@ class Stretch:
         # What all of them are known to end with needs no further iteration.
         return any(one.num_remaining > len(self._in_flight) for _, one in going)
 
-    def _read(self, issued: Issued) -> tuple[Round, list[Taken]]:
+    def _issue(self, loop: LaneLoop) -> _Flying:
+        """Issue an iteration, and before it what SSMs lack that are to draw."""
+        lanes, rung = len(self._lanes), len(loop.rungs) - 1
+        if self._ladder is not None:
+            left = max(one.num_remaining for one in self._lanes if one is not None)
+            rung = self._ladder.next(lanes, left - len(self._in_flight))
+        lacking = self._lacking
+        for one in self._in_flight:
+            lacking = self._lacks_behind(loop, lacking, one, 1 + loop.rungs[one.rung].depth)
+        has_caught_up = loop.rungs[rung].levels > 0 and lacking > loop.chain
+        if has_caught_up:
+            loop.catch_up(lanes, lacking)
+        behind = self._in_flight[-1].rung if self._in_flight else None
+        return _Flying(loop.issue(lanes, rung), rung, has_caught_up, behind)
+
+    def _lacks_behind(self, loop: LaneLoop, lacking: int, one: _Flying, taken: int) -> int:
+        """Most tokens of a text that SSMs lack behind an iteration.
+
+        Args:
+            loop: that was told of it.
+            lacking: before it.
+            one: the iteration.
+            taken: most tokens that it took for a text.
+        """
+        return loop.chain if loop.rungs[one.rung].levels else lacking + taken
+
+    def _learn(self, loop: LaneLoop, one: _Flying, results: Sequence[Result]) -> None:
+        """Tell the ladder what an iteration did."""
+        now, before = self._clock(), self._read_at
+        self._read_at = now
+        if self._ladder is None or not results:
+            return
+        gains = [0] * (1 + one.rung)
+        for result in results:
+            tokens = result.accepted.tokens[:-1]
+            for rung, given in enumerate(yields(loop.rungs, one.rung, result.drafts, tokens)):
+                gains[rung] += given - 1
+        self._ladder.took(
+            Climb(
+                lanes=len(self._lanes),
+                rung=one.rung,
+                gains=gains,
+                texts=len(results),
+                seconds=None if one.behind is None else now - before,
+                is_steady=one.behind == one.rung and not one.has_caught_up,
+            )
+        )
+
+    def _read(self, loop: LaneLoop, one: _Flying) -> tuple[Round, list[Taken]]:
         """An iteration as the host sees it."""
         serving = self._serving
         lanes = {one.id: lane for lane, one in enumerate(self._lanes) if one is not None}
         budgets = replace(self._budgets, requests=len(serving.running))
         round = serving.begin(budgets, asks=False)
         ids = [decode.request for decode in round.iteration.decodes]
-        results = issued.read([lanes[id] for id in ids])
+        results = one.issued.read([lanes[id] for id in ids])
+        self._learn(loop, one, results)
+        most = max((len(result.accepted.tokens) for result in results), default=0)
+        self._lacking = self._lacks_behind(loop, self._lacking, one, most)
+        self.nodes = loop.rungs[one.rung].nodes
         verified: dict[int, TokenTree | LateTree] = {}
         found: list[Found] = []
         for id, result in zip(ids, results, strict=True):
@@ -185,8 +294,8 @@ class Stretch:
             verified[id] = LateTree(root, result.drafts, result.num_nodes)
             found.append((result.accepted, []))
         taken = serving.take(round, verified, found)
-        for one in going_on(taken):
-            self._llm.slots.commit(one.request, len(one.tokens))
+        for text in going_on(taken):
+            self._llm.slots.commit(text.request, len(text.tokens))
         serving.finish(taken)
         serving.let_go()
         return round, taken

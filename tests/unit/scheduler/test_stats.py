@@ -61,6 +61,8 @@ def test_time_is_added_even_when_the_block_raises() -> None:
 def test_iterations_are_told_by_way_and_reason() -> None:
     stats = Stats(num_by_lanes=5)
     stats.by_host.update(["prompts", "sampling", "sampling"])
+    stats.by_nodes.update([20, 0, 0, 0, 0])
     told = stats.as_dict()["iterations"]
-    assert told == {"lanes": 5, "host": {"sampling": 2, "prompts": 1}}
+    host = {"sampling": 2, "prompts": 1}
+    assert told == {"lanes": 5, "lanes_by_nodes": {"0": 4, "20": 1}, "host": host}
     assert list(told["host"]) == ["sampling", "prompts"]

@@ -181,7 +181,7 @@ def test_requests_come_go_and_are_cancelled(seed: int) -> None:
 
 def test_trees_of_ngrams_are_as_deep_as_ssms_have_rows_for() -> None:
     """Three requests in 15 rows: an SSM catches up with 5 tokens each, behind 4 levels."""
-    drafts = [Draft(GOOD.model, (1, 1)), NGramSpeculator()]
+    drafts: list[Draft | Speculator] = [Draft(GOOD.model, (1, 1)), NGramSpeculator()]
     bench = make_bench(
         MODEL, drafts, Sizes(requests=3, rows=15, length=128), lookahead=1, lanes=True
     )
