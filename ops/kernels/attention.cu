@@ -10,36 +10,26 @@
 //
 // instances: plan_attention, share_out, plain_attention<float>
 // instances: plain_attention<__half>, plain_attention<__nv_bfloat16>
-// instances: tree_attention<__half, 64, 1, 4, 32, 3, 3>, tree_attention<__half, 64, 1, 4, 64, 2, 2>
-// instances: tree_attention<__half, 64, 2, 4, 32, 3, 2>, tree_attention<__half, 64, 2, 8, 32, 4, 1>
-// instances: merge<__half, 64, 64, 32>, merge<__half, 64, 64, 64>, merge<__half, 64, 128, 32>
-// instances: merge<__half, 64, 256, 32>, tree_attention<__half, 96, 1, 4, 32, 3, 3>
-// instances: tree_attention<__half, 96, 1, 4, 64, 2, 2>, tree_attention<__half, 96, 2, 4, 32, 3, 2>
-// instances: tree_attention<__half, 96, 2, 8, 64, 4, 1>, merge<__half, 96, 64, 32>
-// instances: merge<__half, 96, 64, 64>, merge<__half, 96, 128, 32>, merge<__half, 96, 256, 64>
-// instances: tree_attention<__half, 128, 1, 4, 32, 3, 3>
-// instances: tree_attention<__half, 128, 1, 4, 64, 2, 2>
-// instances: tree_attention<__half, 128, 2, 4, 32, 3, 2>
-// instances: tree_attention<__half, 128, 2, 8, 32, 4, 1>, merge<__half, 128, 64, 32>
-// instances: merge<__half, 128, 64, 64>, merge<__half, 128, 128, 32>, merge<__half, 128, 256, 32>
+// instances: tree_attention<__half, 64, 1, 4, 64, 2, 2>, merge<__half, 64, 64, 64>
+// instances: tree_attention<__half, 64, 2, 4, 64, 2, 2>, merge<__half, 64, 128, 64>
+// instances: tree_attention<__half, 64, 2, 8, 64, 4, 1>, merge<__half, 64, 256, 64>
+// instances: tree_attention<__half, 96, 1, 4, 64, 2, 2>, merge<__half, 96, 64, 64>
+// instances: tree_attention<__half, 96, 2, 4, 64, 2, 2>, merge<__half, 96, 128, 64>
+// instances: tree_attention<__half, 96, 2, 8, 64, 4, 1>, merge<__half, 96, 256, 64>
+// instances: tree_attention<__half, 128, 1, 4, 64, 2, 2>, merge<__half, 128, 64, 64>
+// instances: tree_attention<__half, 128, 2, 4, 64, 2, 2>, merge<__half, 128, 128, 64>
+// instances: tree_attention<__half, 128, 2, 8, 64, 4, 1>, merge<__half, 128, 256, 64>
 // instances: tree_attention<__half, 256, 1, 4, 32, 2, 2>, merge<__half, 256, 64, 32>
-// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 32, 3, 3>
-// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 64, 2, 2>
-// instances: tree_attention<__nv_bfloat16, 64, 2, 4, 32, 3, 2>
-// instances: tree_attention<__nv_bfloat16, 64, 2, 8, 32, 4, 1>, merge<__nv_bfloat16, 64, 64, 32>
-// instances: merge<__nv_bfloat16, 64, 64, 64>, merge<__nv_bfloat16, 64, 128, 32>
-// instances: merge<__nv_bfloat16, 64, 256, 32>, tree_attention<__nv_bfloat16, 96, 1, 4, 32, 3, 3>
-// instances: tree_attention<__nv_bfloat16, 96, 1, 4, 64, 2, 2>
-// instances: tree_attention<__nv_bfloat16, 96, 2, 4, 32, 3, 2>
-// instances: tree_attention<__nv_bfloat16, 96, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 96, 64, 32>
-// instances: merge<__nv_bfloat16, 96, 64, 64>, merge<__nv_bfloat16, 96, 128, 32>
-// instances: merge<__nv_bfloat16, 96, 256, 64>, tree_attention<__nv_bfloat16, 128, 1, 4, 32, 3, 3>
-// instances: tree_attention<__nv_bfloat16, 128, 1, 4, 64, 2, 2>
-// instances: tree_attention<__nv_bfloat16, 128, 2, 4, 32, 3, 2>
-// instances: tree_attention<__nv_bfloat16, 128, 2, 8, 32, 4, 1>, merge<__nv_bfloat16, 128, 64, 32>
-// instances: merge<__nv_bfloat16, 128, 64, 64>, merge<__nv_bfloat16, 128, 128, 32>
-// instances: merge<__nv_bfloat16, 128, 256, 32>, tree_attention<__nv_bfloat16, 256, 1, 4, 32, 2, 2>
-// instances: merge<__nv_bfloat16, 256, 64, 32>
+// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 64, 64>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 128, 64>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 64, 256, 64>
+// instances: tree_attention<__nv_bfloat16, 96, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 64, 64>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 128, 64>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 96, 256, 64>
+// instances: tree_attention<__nv_bfloat16, 128, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 64, 64>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 128, 64>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 128, 256, 64>
+// instances: tree_attention<__nv_bfloat16, 256, 1, 4, 32, 2, 2>, merge<__nv_bfloat16, 256, 64, 32>
 #include "attention.cuh"
 #include "chain.cuh"
 
@@ -172,10 +162,10 @@ __device__ inline void load_transposed(unsigned (&to)[4], unsigned from) {
 // a multiprocessor.
 template <typename T, int D, int MT, int WARPS, int BN, int STAGES, int BLOCKS>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
-    tree_attention(const T* q, Int q_stride, const T* k_pool, const T* v_pool, Int pool_slots,
-                   const int* keys, Int key_stride, const Bits* seen, Int words,
+    tree_attention(const T* q, Int q_stride, const T* k_pool, const T* v_pool, const int* keys,
+                   Int key_stride, const Bits* seen, Int words,
                    const Int* extents, int requests, int kv_heads, int group, const int* work,
-                   float* parts, T* out, Int out_stride, float scale, int ahead) {
+                   float* parts, T* out, Int out_stride, float scale) {
     constexpr int BM = MT * WARPS * 16, THREADS = WARPS * 32;
     constexpr int PITCH = D + 8;  // so that eight rows lie in different banks
     constexpr int PACKS = D / 8, COPIES = BN * PACKS / THREADS;
@@ -186,30 +176,13 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     int* const slots = reinterpret_cast<int*>(stages + STAGES * 2 * BN * PITCH);
 
     Layout layout{extents, requests, kv_heads, group, 1};
-    let_next_begin();
-    const Start guess = guess_start<BM, BN>(layout, work, key_stride);
-    fetch_ahead<T, D, BN>(guess, kv_heads, keys, key_stride, k_pool, v_pool, pool_slots, ahead);
+    begin();
+    const Work planned = read_work(work);
+    const int total = planned.total, block = blockIdx.x;
+    const int blocks = min(static_cast<int>(gridDim.x), total);
+    if (block >= blocks) return;
+    layout.length = planned.length;
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-    int first_slots[STAGES - 1][COPIES];
-    const auto read_first_slots = [&](const Unit& unit, int tile) {
-#pragma unroll
-        for (int i = 0; i < STAGES - 1; i++)
-#pragma unroll
-            for (int j = 0; j < COPIES; j++) {
-                const int key = (tile + i) * BN + (thread + j * THREADS) / PACKS;
-                first_slots[i][j] =
-                    key < unit.num_keys ? keys[unit.keys_row * key_stride + key] : 0;
-            }
-    };
-    wait_for_previous();
-    if (guess.found)
-        read_first_slots(guess.unit, (guess.at - guess.unit.first) * guess.planned.length);
-    const Start start = start_after<BM, BN>(layout, work, guess);
-    if (!start.found) return;
-    layout.length = start.planned.length;
-    bool guessed = start.same;
-    const int total = start.planned.total;
-    const int blocks = min(static_cast<int>(gridDim.x), total), block = blockIdx.x;
     const float by = scale * LOG2_E;
     const Int slot_stride = static_cast<Int>(kv_heads) * D;
 
@@ -219,11 +192,9 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         address(stages + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8);
     const unsigned v_from = address(stages + (BN + lane % 16) * PITCH + lane / 16 * 8);
 
-    Unit unit = start.unit;
-    const int begin_at = start.at, stop = start.stop;
-    for (int at = begin_at; at < stop;) {
-        if (at > begin_at)
-            find_unit<BM, BN>(layout, at, requests, extent_of(extents, requests, lane), unit);
+    const int stop = share(block + 1, blocks, total);
+    for (int at = share(block, blocks, total); at < stop;) {
+        const Unit unit = unit_at<BM, BN>(layout, at);
         const int first_step = at - unit.first;
         const int last_step = min(unit.steps, first_step + stop - at);
         const int tiles = (unit.num_keys + BN - 1) / BN;
@@ -254,8 +225,14 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
                 copy4(address(slots + tile % STAGES * BN + thread), unit_keys + key);
         };
 
-        if (!guessed) read_first_slots(unit, begin);
-        guessed = false;
+        int first_slots[STAGES - 1][COPIES];
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; i++)
+#pragma unroll
+            for (int j = 0; j < COPIES; j++) {
+                const int key = (begin + i) * BN + (thread + j * THREADS) / PACKS;
+                first_slots[i][j] = key < unit.num_keys ? unit_keys[key] : 0;
+            }
 #pragma unroll 4
         for (int i = thread; i < BM * PACKS; i += THREADS) {
             const int row = i / PACKS, chunk = i % PACKS * 8, packed = first_packed + row;

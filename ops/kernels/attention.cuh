@@ -96,14 +96,12 @@ __device__ inline int sum_up_to(int value) {
     return value;
 }
 
-// Whether one of the first `requests` requests has this step, and the unit that has it. Every lane
-// of a warp must ask; `own` is the extent of the request of the lane's number.
+// The unit that has this step, which there must be. Every lane of a warp must ask.
 template <int BM, int BN>
-__device__ bool find_unit(const Layout& at, int step, int requests, const Extent& own, Unit& unit) {
+__device__ Unit unit_at(const Layout& at, int step) {
     int before = 0;
-    for (int base = 0; base < requests; base += 32) {
-        const Extent of =
-            base ? extent_of(at.extents, at.requests, base + threadIdx.x % 32) : own;
+    for (int base = 0;; base += 32) {
+        const Extent of = extent_of(at.extents, at.requests, base + threadIdx.x % 32);
         const int steps = steps_of<BM, BN>(at, of), upto = before + sum_up_to(steps);
         const unsigned beyond = __ballot_sync(~0u, upto > step);
         if (!beyond) {
@@ -111,6 +109,7 @@ __device__ bool find_unit(const Layout& at, int step, int requests, const Extent
             continue;
         }
         const int lane = __ffs(beyond) - 1;
+        Unit unit;
         unit.keys_row = base + lane;
         unit.start = __shfl_sync(~0u, of.start, lane);
         unit.packed = __shfl_sync(~0u, of.rows, lane) * at.group;
@@ -122,9 +121,8 @@ __device__ bool find_unit(const Layout& at, int step, int requests, const Extent
         unit.kv_head = index / row_tiles;
         unit.row_tile = index % row_tiles;
         unit.first = before + index * unit.steps;
-        return true;
+        return unit;
     }
-    return false;
 }
 
 // Block b of `blocks` has steps [share(b), share(b + 1)): at least one, as blocks <= total.
@@ -135,29 +133,6 @@ __device__ inline int share(int block, int blocks, int total) {
 __device__ inline int block_of(int step, int blocks, int total) {
     const int each = total / blocks, more = total % blocks, behind = step - more * (each + 1);
     return behind < 0 ? step / (each + 1) : more + behind / each;
-}
-
-// Where a block begins.
-struct Start {
-    Work planned;
-    Extent own;    // of the request of the lane's number
-    Unit unit;
-    int at, stop;  // the block's steps
-    bool found;
-    bool same;     // as was guessed
-};
-
-// What stands in `from`, looked for among the first `requests` requests.
-template <int BM, int BN>
-__device__ inline void find_start(Layout layout, int requests, Start& from) {
-    const int blocks = min(static_cast<int>(gridDim.x), from.planned.total);
-    const int block = static_cast<int>(blockIdx.x);
-    from.found = block < blocks && from.planned.length > 0;
-    if (!from.found) return;
-    layout.length = from.planned.length;
-    from.at = share(block, blocks, from.planned.total);
-    from.stop = share(block + 1, blocks, from.planned.total);
-    from.found = find_unit<BM, BN>(layout, from.at, requests, from.own, from.unit);
 }
 
 __device__ inline void read_plan(const Layout& layout, const int* work, Work& planned,
@@ -172,61 +147,6 @@ __device__ inline bool same_plan(const Work& one, const Extent& own, const Work&
     return __all_sync(~0u, one.length == other.length && one.total == other.total &&
                                own.start == its.start && own.rows == its.rows &&
                                own.num_keys == its.num_keys && own.asked == its.asked);
-}
-
-// Where the block will begin, if the plan is the one that stands there now: the kernels in front of
-// this one may still run. What is found may be old or make no sense; it is within bounds of the keys
-// and heads.
-template <int BM, int BN>
-__device__ inline Start guess_start(const Layout& layout, const int* work, Int key_stride) {
-    Start guess;
-    guess.found = false;
-#if __CUDA_ARCH__ >= 900
-    read_plan(layout, work, guess.planned, guess.own);
-    find_start<BM, BN>(layout, min(32, layout.requests), guess);
-    if (guess.found) {
-        const Unit& unit = guess.unit;
-        const Int key = static_cast<Int>(guess.at - unit.first) * guess.planned.length * BN;
-        guess.found = static_cast<unsigned>(unit.kv_head) < layout.kv_heads && key >= 0 &&
-                      key < unit.num_keys && unit.num_keys <= key_stride;
-    }
-#endif
-    return guess;
-}
-
-// Where the block does begin, from the guess if it was right.
-template <int BM, int BN>
-__device__ inline Start start_after(const Layout& layout, const int* work, const Start& guess) {
-    Start start = guess;
-    read_plan(layout, work, start.planned, start.own);
-    start.same = guess.found && same_plan(start.planned, start.own, guess.planned, guess.own);
-    if (!start.same) find_start<BM, BN>(layout, layout.requests, start);
-    return start;
-}
-
-// The first keys and values of a guess are brought into the card's cache. Their slots may make no
-// sense, so they are only asked for, never read, and only within the pool.
-template <typename T, int D, int BN>
-__device__ inline void fetch_ahead(const Start& guess, int kv_heads, const int* keys,
-                                   Int key_stride, const T* k_pool, const T* v_pool,
-                                   Int pool_slots, int most_tiles) {
-#if __CUDA_ARCH__ >= 900
-    if (!guess.found) return;
-    const Unit& unit = guess.unit;
-    const int length = guess.planned.length;
-    const int steps = min(guess.stop, unit.first + unit.steps) - guess.at;
-    const int first = (guess.at - unit.first) * length * BN;
-    const int stop = min(first + min(steps * length, most_tiles) * BN, unit.num_keys);
-    for (int key = first + static_cast<int>(threadIdx.x); key < stop; key += blockDim.x) {
-        const Int slot = read_now(keys + unit.keys_row * key_stride + key);
-        if (slot < 0 || slot >= pool_slots) continue;
-        const Int from = (slot * kv_heads + unit.kv_head) * D;
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(k_pool + from),
-                     "n"(D * sizeof(T)));
-        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(v_pool + from),
-                     "n"(D * sizeof(T)));
-    }
-#endif
 }
 
 // ---------------------------------------------------------------------------------------- masks

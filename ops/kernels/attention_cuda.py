@@ -3,10 +3,6 @@
 Float16 and bfloat16 run on the tensor cores, in tiles of rows and keys that are shared out evenly
 over a number of blocks that depends on the card alone; what requests and contexts there are is
 data, so a captured launch serves all. Other numbers and head sizes have a plain kernel.
-
-Kernels begin while those in front of them end. Meanwhile a block goes by the plan that it finds: it
-has keys and values brought into the card's cache, and looks later whether that plan was the right
-one.
 """
 
 from __future__ import annotations
@@ -29,8 +25,6 @@ MERGE_WARPS, MERGE_BLOCKS = 8, 3
 """Warps of a block that merges; such blocks at once on a multiprocessor, at most."""
 WORK_SIZE = 4
 """int32 that say how work is shared out."""
-KEYS_AHEAD = 128
-"""Keys that a block asks for before the kernels in front of it are done."""
 
 Arguments = list[Tensor | np.generic]
 
@@ -79,19 +73,17 @@ def _tiles(size: int) -> dict[int, Tile]:
     if size == 256:
         return {64: Tile(256, 1, 4, 32, 2, 2)}
     return {
-        16: Tile(size, 1, 4, 32, 3, 3),
         64: Tile(size, 1, 4, 64, 2, 2),
-        128: Tile(size, 2, 4, 32, 3, 2),
-        # A tile of 32 keys of 96 features is not the same for all of 256 threads.
-        256: Tile(size, 2, 8, 64 if size == 96 else 32, 4, 1),
+        128: Tile(size, 2, 4, 64, 2, 2),
+        256: Tile(size, 2, 8, 64, 4, 1),
     }
 
 
 TILES = {size: _tiles(size) for size in (64, 96, 128, 256)}
 
-TINY_STEP, SMALL_STEP = 16, 256
-"""Packed rows of a step up to which short tiles, and tiles of few rows, are best: larger ones leave
-too few to be shared out evenly."""
+SMALL_STEP = 256
+"""Packed rows of a step up to which tiles of few rows are best: larger ones leave too few to be
+shared out evenly."""
 
 
 def tile_for(rows: int, requests: int, group: int, size: int, dtype: torch.dtype) -> Tile | None:
@@ -106,8 +98,8 @@ def tile_for(rows: int, requests: int, group: int, size: int, dtype: torch.dtype
     """
     if dtype not in (torch.float16, torch.bfloat16) or size not in TILES:
         return None
-    step, packed = rows * group, -(-rows // requests) * group
-    wanted = max(64, packed) if step > SMALL_STEP else 64 if step > TINY_STEP else step
+    packed = -(-rows // requests) * group
+    wanted = packed if rows * group > SMALL_STEP else 1
     tiles = TILES[size]
     return tiles[min((most for most in tiles if most >= wanted), default=max(tiles))]
 
@@ -249,13 +241,12 @@ def tree_attention(
         launch(FILE, f"plain_attention<{kind}>", (rows, heads), PLAIN_THREADS, arguments)
         return
     blocks = _blocks(tile, q.device)
-    slots, ahead = np.int64(len(k)), np.int32(KEYS_AHEAD // tile.keys)
     launch(
         FILE,
         f"tree_attention<{kind}, {', '.join(map(str, astuple(tile)))}>",
         (blocks,),
         tile.threads,
-        [*given, slots, *plan, *layout, work, scratch, *rest, np.float32(scale), ahead],
+        [*given, *plan, *layout, work, scratch, *rest, np.float32(scale)],
         shared_bytes=tile.shared_bytes,
     )
     most = MERGE_BLOCKS * blocks // tile.blocks
