@@ -31,6 +31,7 @@
 // instances: naive_walk<float, 1>, naive_walk<__half, 1>, naive_walk<__nv_bfloat16, 1>
 // instances: mss_walk<float, 4>, mss_walk<__half, 8>, mss_walk<__nv_bfloat16, 8>
 // instances: mss_walk<float, 1>, mss_walk<__half, 1>, mss_walk<__nv_bfloat16, 1>
+#include "chain.cuh"
 #include "packs.cuh"
 
 typedef long long Int;
@@ -150,6 +151,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(SLICE_THREADS)
     likeliest(const T* logits, Int row_stride, int vocabulary, int width, int slices, Key* best,
               unsigned* arrived, Int* tokens, Int tokens_stride) {
+    begin();
     __shared__ Key warps[SLICE_THREADS / 32];
     const Int row = blockIdx.x / slices;
     const int begin = blockIdx.x % slices * width;
@@ -185,6 +187,7 @@ __global__ void __launch_bounds__(SLICE_THREADS, 3)
     top_k(const T* logits, Int row_stride, int vocabulary, int width, int slices, int k, Key* keys,
           float2* sums, unsigned* arrived, Int* tokens, Int tokens_stride, float* log_probs,
           Int log_probs_stride) {
+    begin();
     extern __shared__ Key found[];
     __shared__ Key firsts[SLICE_THREADS], most, least;
     __shared__ float warps[SLICE_THREADS / 32];
@@ -363,6 +366,7 @@ __device__ inline void follow(const Tree& tree, Path path, Next next_token) {
 __global__ void follow_known(const Int* known, const Int* rows, const Int* tokens,
                              const Int* parents, const Int* first, const Int* counts,
                              Int* path_nodes, Int* path_tokens, Int* path_counts, int columns) {
+    begin();
     const Tree tree(rows, tokens, parents, first, counts);
     follow(tree, Path(path_nodes, path_tokens, path_counts, columns),
            [&](int node) { return known[tree.rows[node]]; });
@@ -374,6 +378,7 @@ __global__ void __launch_bounds__(WALK_THREADS)
     greedy_walk(const T* logits, Int row_stride, int vocabulary, const Int* rows,
                 const Int* tokens, const Int* parents, const Int* first, const Int* counts,
                 Int* path_nodes, Int* path_tokens, Int* path_counts, int columns) {
+    begin();
     __shared__ Key warps[WALK_THREADS / 32];
     const Tree tree(rows, tokens, parents, first, counts);
     follow(tree, Path(path_nodes, path_tokens, path_counts, columns), [&](int node) {
@@ -594,6 +599,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(WALK_THREADS, 1)
     process(const T* logits, Int row_stride, int vocabulary, const double* params,
             float* probabilities, Int probabilities_stride) {
+    begin();
     __shared__ Scratch scratch;
     const T* row = logits + blockIdx.x * row_stride;
     probabilities += blockIdx.x * probabilities_stride;
@@ -610,6 +616,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(WALK_THREADS, 1)
     sample_rows(const T* logits, Int row_stride, int vocabulary, const double* params,
                 const Key* keys, const Key* places, Int* tokens) {
+    begin();
     __shared__ Scratch scratch;
     const int row = blockIdx.x;
     const Int token = draw<T, N>(logits + row * row_stride, vocabulary, params + row * 4,
@@ -638,6 +645,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(WALK_THREADS, 1)
     race(const T* logits, Int row_stride, int vocabulary, const Key* choices, int rows_each,
          const Int* positions, Int behind, const Int* names, Int* tokens, Int tokens_stride, int k) {
+    begin();
     __shared__ Scratch scratch;
     const T* row = logits + blockIdx.x * row_stride;
     const Key* choice = choices + blockIdx.x / rows_each * CHOICE;
@@ -681,6 +689,7 @@ __global__ void __launch_bounds__(WALK_THREADS, 1)
                const Key* keys, const Int* rows, const Int* tokens, const Int* parents,
                const Int* first, const Int* counts, Int* path_nodes, Int* path_tokens,
                Int* path_counts, int columns) {
+    begin();
     __shared__ Scratch scratch;
     const Tree tree(rows, tokens, parents, first, counts);
     Key asked = 0;
@@ -710,6 +719,7 @@ __global__ void __launch_bounds__(WALK_THREADS, 1)
              const Int* rows, const Int* tokens, const Int* parents, const Int* first,
              const Int* counts, Int* path_nodes, Int* path_tokens, Int* path_counts,
              int columns) {
+    begin();
     __shared__ Scratch scratch;
     __shared__ Rejection rejections[MOST_TRIALS];
     const Tree tree(rows, tokens, parents, first, counts);
