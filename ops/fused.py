@@ -122,8 +122,7 @@ def gated_linear(x: Tensor, weight: Tensor, out: Tensor) -> None:
 
 @gated_linear.variant("cuda")
 def _gated_linear_cuda(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    if linear_cuda.fits(x, weight, out):
-        linear_cuda.gated_linear(x, weight, out)
+    if linear_cuda.try_linear(x, weight, None, out, is_gated=True):
         return
     gate, up = torch.mm(x, weight.t()).chunk(2, dim=1)
     rowwise_cuda.silu_mul(gate, up, out)
@@ -131,8 +130,8 @@ def _gated_linear_cuda(x: Tensor, weight: Tensor, out: Tensor) -> None:
 
 @gated_linear.variant("cuda-invariant")
 def _gated_linear_invariant(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    if linear_cuda.fits_wide(x, weight, out):
-        linear_cuda.wide_linear(x, weight, None, out, is_gated=True)
+    if linear_cuda.fits_streamed(x, weight, out):
+        linear_cuda.streamed_linear(x, weight, None, out, is_gated=True)
         return
     for row in range(len(x)):
         gate, up = torch.mm(x[row : row + 1], weight.t()).chunk(2, dim=1)

@@ -71,17 +71,13 @@ def _linear_bias_packed(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) ->
 
 @linear.variant("cuda")
 def _linear_cuda(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    if linear_cuda.fits(x, weight, out):
-        linear_cuda.linear(x, weight, None, out)
-    else:
+    if not linear_cuda.try_linear(x, weight, None, out):
         torch.mm(x, weight.t(), out=out)
 
 
 @linear_bias.variant("cuda")
 def _linear_bias_cuda(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
-    if linear_cuda.fits(x, weight, out):
-        linear_cuda.linear(x, weight, bias, out)
-    else:
+    if not linear_cuda.try_linear(x, weight, bias, out):
         torch.addmm(bias, x, weight.t(), out=out)
 
 
@@ -99,16 +95,16 @@ def _linear_bias_by_rows(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -
 
 @linear.variant("cuda-invariant")
 def _linear_invariant(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    if linear_cuda.fits_wide(x, weight, out):
-        linear_cuda.wide_linear(x, weight, None, out)
+    if linear_cuda.fits_streamed(x, weight, out):
+        linear_cuda.streamed_linear(x, weight, None, out)
     else:
         _linear_by_rows(x, weight, out)
 
 
 @linear_bias.variant("cuda-invariant")
 def _linear_bias_invariant(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
-    if linear_cuda.fits_wide(x, weight, out):
-        linear_cuda.wide_linear(x, weight, bias, out)
+    if linear_cuda.fits_streamed(x, weight, out):
+        linear_cuda.streamed_linear(x, weight, bias, out)
     else:
         _linear_bias_by_rows(x, weight, bias, out)
 

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ class _Kernel:
     loaded: Any
 
 
+@dataclass(frozen=True, slots=True)
+class MatrixMap:
+    """How a matrix lies in memory, as the driver encodes it for kernels."""
+
+    words: bytes
+
+
+Argument = Tensor | np.generic | MatrixMap
+"""What a kernel can be given."""
+
+
 @cache
 def _kernel(file: str, name: str, shared_bytes: int) -> _Kernel:
     from cuda.bindings import driver  # only where there is a card
@@ -133,13 +145,52 @@ _FORMATS = {np.int32: "i4x", np.int64: "q", np.uint64: "Q", np.float32: "f4x"}
 """How numbers stand in the list of a kernel's arguments, 8 bytes for each."""
 
 
-def _packed(arguments: Sequence[Tensor | np.generic]) -> tuple[Any, Any]:
+def _packed(arguments: Sequence[Argument]) -> tuple[Any, Any]:
     """Arguments of a kernel: the address of each, and what they lie in."""
-    formats = [_FORMATS[type(a)] if isinstance(a, np.generic) else "Q" for a in arguments]
-    values = [a.item() if isinstance(a, np.generic) else a.data_ptr() for a in arguments]
-    block = ctypes.create_string_buffer(struct.pack("<" + "".join(formats), *values))
-    first = ctypes.addressof(block)
-    return (ctypes.c_void_p * len(values))(*(first + 8 * i for i in range(len(values)))), block
+    packed = [_bytes_of(argument) for argument in arguments]
+    block = ctypes.create_string_buffer(b"".join(packed))
+    starts = accumulate(map(len, packed), initial=ctypes.addressof(block))
+    return (ctypes.c_void_p * len(packed))(*[*starts][:-1]), block
+
+
+def _bytes_of(argument: Argument) -> bytes:
+    if isinstance(argument, np.generic):
+        return struct.pack("<" + _FORMATS[type(argument)], argument.item())
+    return (
+        struct.pack("<Q", argument.data_ptr()) if isinstance(argument, Tensor) else argument.words
+    )
+
+
+def matrix_map(matrix: Tensor, rows: int, columns: int) -> MatrixMap:
+    """How tiles of a matrix are brought to shared memory (``tma.cuh``).
+
+    Args:
+        matrix: of 16-bit numbers whose columns lie next to each other; rows begin at multiples of
+            16 bytes.
+        rows: of a tile, at most 256.
+        columns: of a tile, 128 bytes at most; packs of 16 bytes stand as ``wgmma.cuh`` says.
+    """
+    from cuda.bindings import driver
+
+    kinds, swizzle = driver.CUtensorMapDataType, driver.CUtensorMapSwizzle
+    is_half = matrix.dtype == torch.float16
+    answer = driver.cuTensorMapEncodeTiled(
+        kinds.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+        if is_half
+        else kinds.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        2,
+        matrix.data_ptr(),
+        [driver.cuuint64_t(size) for size in reversed(matrix.shape)],
+        [driver.cuuint64_t(matrix.stride(0) * matrix.itemsize)],
+        [driver.cuuint32_t(columns), driver.cuuint32_t(rows)],
+        [driver.cuuint32_t(1)] * 2,
+        driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
+        swizzle.CU_TENSOR_MAP_SWIZZLE_128B,
+        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+    )
+    _check(answer, f"tiles of {rows} x {columns} of a matrix of {tuple(matrix.shape)}")
+    return MatrixMap(struct.pack("<16Q", *map(int, answer[1].opaque)))
 
 
 def _attributes(is_chained: bool, cluster: int) -> list[Any]:
@@ -168,7 +219,7 @@ def launch(
     name: str,
     grid: Sequence[int],
     block: int,
-    arguments: Sequence[Tensor | np.generic],
+    arguments: Sequence[Argument],
     *,
     shared_bytes: int = 0,
     cluster: int = 1,
@@ -183,8 +234,8 @@ def launch(
         name: instance of a template, as C++ writes it.
         grid: blocks along each dimension.
         block: threads of a block.
-        arguments: tensors, passed as pointers to their first element, and NumPy scalars of the
-            very types that the kernel takes.
+        arguments: tensors, passed as pointers to their first element, NumPy scalars of the very
+            types that the kernel takes, and maps of matrices.
         shared_bytes: dynamic shared memory of a block.
         cluster: blocks next to each other along the first dimension that run at once and see each
             other's shared memory; compute capability 9.0 or newer.

@@ -4,42 +4,47 @@ With few rows a product costs what it takes to read the weight, and kernels of o
 to that than a library that is made for all sizes: one in front of them need not be through when
 they begin, the gate of a layer needs no launch of its own.
 
-:func:`linear` is for up to :data:`FEW` rows. :func:`wide_linear` takes any number, on an H100's
-tensor cores, and gives each row the same bits however many there are; with more than a few rows the
-library is a little faster.
+:func:`few_linear` is for up to :data:`FEW` rows. :func:`streamed_linear` takes more, on an H100,
+and gives each row the same bits however many there are.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from itertools import product
+from math import log2
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from specinfer.ops.kernels.cuda import TYPES, launch
+from specinfer.ops.kernels.cuda import TYPES, launch, matrix_map
 
 FEW, FEW_STEP, FEW_SHARED_BYTES = 8, 32, 64 << 10
 """Rows; what is summed over is a multiple of the step."""
 
-WIDE_STEP = 64
-WIDE = {16: 16, 32: 32, 48: 48, 64: 64, 96: 48, 128: 64}
-"""Rows that the other kernel takes, and how many of them at once."""
+STEP, TILE_ROWS = 64, 64
+"""What a tile of the other kernel has: numbers of the sum, and rows of x."""
 
-MOST_ROWS = max(WIDE)
+MOST_ROWS = 2 * TILE_ROWS
+"""Rows that a launch of it takes."""
 
-WIDE_LINES = 128
-"""Rows of the weight that a block of it has."""
+STREAMED_BYTES, MOST_STAGES = 200 << 10, 8
+"""Shared memory of a block, and steps that it brings ahead at most."""
 
-ENOUGH_BLOCKS = 256
-"""What is summed over is cut, if there are fewer blocks."""
+_BARRIER_BYTES = 16
+"""Of a stage."""
 
-MOST_PARTS = 8
-"""Blocks of a cluster."""
+WIDTHS = {False: ((64, 2), (48, 2), (64, 1)), True: ((48, 2), (64, 1), (48, 1))}
+"""Features of a block, gated or not: of one product, and how many of these."""
+
+PARTS = (1, 2, 4)
+"""Blocks that may share a sum."""
 
 
 def fits(x: Tensor, weight: Tensor, out: Tensor) -> bool:
-    """Whether :func:`linear` or :func:`gated_linear` can compute this.
+    """Whether :func:`few_linear` can compute this.
 
     Args:
         x: (rows, in).
@@ -49,9 +54,14 @@ def fits(x: Tensor, weight: Tensor, out: Tensor) -> bool:
     return 0 < len(x) <= FEW and _is_regular(x, weight, out, FEW_STEP)
 
 
-def fits_wide(x: Tensor, weight: Tensor, out: Tensor) -> bool:
-    """Whether :func:`wide_linear` can compute this; rows may be any."""
-    return _is_regular(x, weight, out, WIDE_STEP) and _has_groups(x.device)
+def fits_streamed(x: Tensor, weight: Tensor, out: Tensor) -> bool:
+    """Whether :func:`streamed_linear` can compute this; rows may be any."""
+    return (
+        _is_regular(x, weight, out, STEP)
+        and weight.shape[0] % 8 == 0
+        and out.stride(0) % 2 == out.data_ptr() % 4 == 0
+        and _has_groups(x.device)
+    )
 
 
 def _is_regular(x: Tensor, weight: Tensor, out: Tensor, step: int) -> bool:
@@ -70,19 +80,33 @@ def _has_groups(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) == (9, 0)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """See :func:`specinfer.ops.linear.linear`; where :func:`fits`."""
-    _launch_few(x, weight, bias, out, is_gated=False)
+def try_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, is_gated: bool = False
+) -> bool:
+    """Compute a product by the kernel that is best for its rows; whether there is one.
+
+    See :func:`specinfer.ops.linear.linear` and :func:`specinfer.ops.fused.gated_linear`.
+
+    Args:
+        x: (rows, in).
+        weight: (features, in); gated twice as many.
+        bias: (features,); not for gates.
+        out: (rows, features), written.
+        is_gated: whether it is the first half of a SwiGLU layer.
+    """
+    if fits(x, weight, out):
+        few_linear(x, weight, bias, out, is_gated=is_gated)
+    elif len(x) <= MOST_ROWS and fits_streamed(x, weight, out):
+        streamed_linear(x, weight, bias, out, is_gated=is_gated)
+    else:
+        return False
+    return True
 
 
-def gated_linear(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """See :func:`specinfer.ops.fused.gated_linear`; where :func:`fits`."""
-    _launch_few(x, weight, None, out, is_gated=True)
-
-
-def _launch_few(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, is_gated: bool
+def few_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, is_gated: bool = False
 ) -> None:
+    """See :func:`try_linear`; where :func:`fits`."""
     launch(
         "linear.cu",
         f"linear<{TYPES[x.dtype]}, {str(is_gated).lower()}>",
@@ -93,44 +117,92 @@ def _launch_few(
     )
 
 
-def wide_linear(
+def streamed_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, is_gated: bool = False
 ) -> None:
-    """The same for any rows, where :func:`fits_wide`; a row's bits do not depend on the others."""
+    """The same where :func:`fits_streamed`; a row's bits do not depend on the others.
+
+    Rows are taken :data:`MOST_ROWS` at a time: the weight is read for each so many of them.
+    """
+    how = cut(out.shape[1], x.shape[1], is_gated)
+    weight_map = matrix_map(weight, how.width, STEP)
     for start in range(0, len(x), MOST_ROWS):
-        rows = slice(start, start + MOST_ROWS)
-        _launch_wide(x[rows], weight, bias, out[rows], is_gated)
+        some, to = x[start : start + MOST_ROWS], out[start : start + MOST_ROWS]
+        tiles = -(-len(some) // TILE_ROWS)
+        stage = (tiles * TILE_ROWS + how.lines) * STEP * x.itemsize
+        stages = min(MOST_STAGES, STREAMED_BYTES // stage)
+        instance = f"{how.piece}, {how.pieces}, {tiles}, {stages}, {str(is_gated).lower()}"
+        *_, given, written, stride, rows, features, inner = _arguments(some, weight, bias, to)
+        x_map = matrix_map(some, tiles * TILE_ROWS, STEP)
+        launch(
+            "linear_streamed.cu",
+            f"streamed_linear<{TYPES[x.dtype]}, {instance}>",
+            (how.parts, -(-out.shape[1] // how.width)),
+            tiles * 128 + 32,
+            [weight_map, x_map, given, written, stride, rows, features, inner],
+            shared_bytes=stages * (stage + _BARRIER_BYTES),
+            cluster=how.parts,
+        )
 
 
-def _launch_wide(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, is_gated: bool
-) -> None:
-    lines = WIDE_LINES // 2 if is_gated else WIDE_LINES
-    blocks = -(-out.shape[1] // lines)
-    cluster = parts(blocks)
-    most, at_once = next((most, once) for most, once in WIDE.items() if most >= len(x))
-    stages = 4 if most <= 64 else 3
-    launch(
-        "linear_wide.cu",
-        f"wide_linear<{TYPES[x.dtype]}, {most}, {at_once}, {str(is_gated).lower()}>",
-        (cluster, blocks),
-        256,
-        _arguments(x, weight, bias, out),
-        shared_bytes=stages * (WIDE_LINES + most) * WIDE_STEP * x.itemsize,
-        cluster=cluster,
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How :func:`streamed_linear` shares out a product.
+
+    Attributes:
+        piece: features of one product on the tensor cores.
+        pieces: such products of a block.
+        parts: blocks that share a sum.
+        is_gated: whether there are two lines of the weight for each feature.
+    """
+
+    piece: int
+    pieces: int
+    parts: int
+    is_gated: bool
+
+    @property
+    def width(self) -> int:
+        """Features of a block."""
+        return self.piece * self.pieces
+
+    @property
+    def lines(self) -> int:
+        """Lines of the weight of a block."""
+        return self.width * (1 + self.is_gated)
+
+
+PROCESSORS = 132
+"""Multiprocessors of an H100, for which sums are cut wherever they run: bits must not differ."""
+
+BEGINNING = 30_000
+"""Numbers of the weight that a block could read in the time that it takes to begin and end."""
+
+MEETING = 0.06
+"""What it costs that blocks meet, for each doubling of their number; a share of all."""
+
+
+@cache
+def cut(features: int, inner: int, is_gated: bool) -> Cut:
+    """The best cut of a weight, whatever the rows are.
+
+    A block has a multiprocessor for itself, so there should be about as many as those.
+
+    >>> cut(12288, 4096, is_gated=False).width, cut(4096, 11008, is_gated=False).parts
+    (96, 2)
+    """
+    cuts = (
+        Cut(piece, pieces, parts, is_gated)
+        for (piece, pieces), parts in product(WIDTHS[is_gated], PARTS)
     )
 
+    def cost(one: Cut) -> float:
+        blocks = -(-features // one.width) * one.parts
+        rounds = -(-blocks // PROCESSORS)
+        numbers = inner / one.parts * one.lines + BEGINNING
+        return rounds * numbers * (1 + MEETING * log2(one.parts))
 
-def parts(blocks: int) -> int:
-    """How many blocks of a cluster share what is summed over, whatever the rows are.
-
-    >>> parts(32), parts(96), parts(250)
-    (8, 4, 2)
-    """
-    count = 1
-    while count < MOST_PARTS and blocks * count < ENOUGH_BLOCKS:
-        count *= 2
-    return count
+    return min(cuts, key=cost)
 
 
 def _arguments(

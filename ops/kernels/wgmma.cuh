@@ -12,18 +12,18 @@ __device__ inline Described described(unsigned at) {
     return (at & 0x3ffff) >> 4 | eight_rows >> 4 << 32 | Described(1) << 16 | swizzled_by_128 << 62;
 }
 
-// What is in shared memory by now is to be seen by the tensor cores.
-__device__ inline void show_tensor_cores() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 __device__ inline void begin_products() {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
 
-__device__ inline void end_products() {
+__device__ inline void commit_products() {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+
+// Return when all but the last PENDING groups of products are done.
+template <int PENDING>
+__device__ inline void wait_for_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
 // c += a b: 64 rows of a, N columns of b, 16 numbers along both; float32 sums. The thread has, of
@@ -52,16 +52,6 @@ struct Group;
         }                                                                              \
     };
 
-OF_COLUMNS(16, "%8", "%9",
-           "{%0, %1, %2, %3, %4, %5, %6, %7} ",
-           "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
-           "+f"(c[7]))
-OF_COLUMNS(32, "%16", "%17",
-           "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "
-           "%15} ",
-           "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]),
-           "+f"(c[7]), "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]),
-           "+f"(c[13]), "+f"(c[14]), "+f"(c[15]))
 OF_COLUMNS(48, "%24", "%25",
            "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "
            "%15, %16, %17, %18, %19, %20, %21, %22, %23} ",

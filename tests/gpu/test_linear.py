@@ -22,19 +22,16 @@ Product = Callable[[Tensor, Tensor, Tensor | None, Tensor, bool], None]
 
 def few(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, is_gated: bool) -> None:
     assert linear_cuda.fits(x, weight, out)
-    if is_gated:
-        linear_cuda.gated_linear(x, weight, out)
-    else:
-        linear_cuda.linear(x, weight, bias, out)
+    linear_cuda.few_linear(x, weight, bias, out, is_gated=is_gated)
 
 
-def wide(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, is_gated: bool) -> None:
-    if not linear_cuda.fits_wide(x, weight, out):
+def streamed(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, is_gated: bool) -> None:
+    if not linear_cuda.fits_streamed(x, weight, out):
         pytest.skip("needs the tensor cores of an H100")
-    linear_cuda.wide_linear(x, weight, bias, out, is_gated=is_gated)
+    linear_cuda.streamed_linear(x, weight, bias, out, is_gated=is_gated)
 
 
-PRODUCTS = [(few, (1, 2, 7, 8)), (wide, (1, 9, 16, 31, 48, 64, 90, 128, 300))]
+PRODUCTS = [(few, (1, 2, 7, 8)), (streamed, (1, 9, 16, 31, 48, 64, 90, 128, 300))]
 """Kernels, and rows that they take."""
 
 
@@ -60,7 +57,7 @@ def _check(out: Tensor, whole: Tensor, expected: Tensor, tolerance: float) -> No
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=WORD.get)
 @pytest.mark.parametrize(("features", "inner"), SHAPES)
-@pytest.mark.parametrize(("product", "counts"), PRODUCTS, ids=("few", "wide"))
+@pytest.mark.parametrize(("product", "counts"), PRODUCTS, ids=("few", "streamed"))
 def test_a_product_is_that_of_float64(
     product: Product, counts: tuple[int, ...], features: int, inner: int, dtype: torch.dtype
 ) -> None:
@@ -78,7 +75,7 @@ def test_a_product_is_that_of_float64(
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=WORD.get)
 @pytest.mark.parametrize(("features", "inner"), SHAPES)
-@pytest.mark.parametrize(("product", "counts"), PRODUCTS, ids=("few", "wide"))
+@pytest.mark.parametrize(("product", "counts"), PRODUCTS, ids=("few", "streamed"))
 def test_a_gate_is_that_of_float64(
     product: Product, counts: tuple[int, ...], features: int, inner: int, dtype: torch.dtype
 ) -> None:
@@ -93,7 +90,7 @@ def test_a_gate_is_that_of_float64(
 
 
 @pytest.mark.parametrize("is_gated", [False, True], ids=("product", "gate"))
-@pytest.mark.parametrize(("product", "counts"), PRODUCTS, ids=("few", "wide"))
+@pytest.mark.parametrize(("product", "counts"), PRODUCTS, ids=("few", "streamed"))
 def test_bits_of_a_row_do_not_depend_on_the_others(
     product: Product, counts: tuple[int, ...], is_gated: bool
 ) -> None:
