@@ -10,26 +10,46 @@
 //
 // instances: plan_attention, share_out, plain_attention<float>
 // instances: plain_attention<__half>, plain_attention<__nv_bfloat16>
-// instances: tree_attention<__half, 64, 1, 4, 64, 2, 2>, merge<__half, 64, 64, 64>
-// instances: tree_attention<__half, 64, 2, 4, 64, 2, 2>, merge<__half, 64, 128, 64>
-// instances: tree_attention<__half, 64, 2, 8, 64, 4, 1>, merge<__half, 64, 256, 64>
-// instances: tree_attention<__half, 96, 1, 4, 64, 2, 2>, merge<__half, 96, 64, 64>
-// instances: tree_attention<__half, 96, 2, 4, 64, 2, 2>, merge<__half, 96, 128, 64>
-// instances: tree_attention<__half, 96, 2, 8, 64, 4, 1>, merge<__half, 96, 256, 64>
-// instances: tree_attention<__half, 128, 1, 4, 64, 2, 2>, merge<__half, 128, 64, 64>
-// instances: tree_attention<__half, 128, 2, 4, 64, 2, 2>, merge<__half, 128, 128, 64>
-// instances: tree_attention<__half, 128, 2, 8, 64, 4, 1>, merge<__half, 128, 256, 64>
-// instances: tree_attention<__half, 256, 1, 4, 32, 2, 2>, merge<__half, 256, 64, 32>
-// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 64, 64>
-// instances: tree_attention<__nv_bfloat16, 64, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 64, 128, 64>
-// instances: tree_attention<__nv_bfloat16, 64, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 64, 256, 64>
-// instances: tree_attention<__nv_bfloat16, 96, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 64, 64>
-// instances: tree_attention<__nv_bfloat16, 96, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 96, 128, 64>
-// instances: tree_attention<__nv_bfloat16, 96, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 96, 256, 64>
-// instances: tree_attention<__nv_bfloat16, 128, 1, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 64, 64>
-// instances: tree_attention<__nv_bfloat16, 128, 2, 4, 64, 2, 2>, merge<__nv_bfloat16, 128, 128, 64>
-// instances: tree_attention<__nv_bfloat16, 128, 2, 8, 64, 4, 1>, merge<__nv_bfloat16, 128, 256, 64>
-// instances: tree_attention<__nv_bfloat16, 256, 1, 4, 32, 2, 2>, merge<__nv_bfloat16, 256, 64, 32>
+// instances: tree_attention<__half, 64, 1, 4, 64, 2, 2>
+// instances: merge<__half, 64, 64, 64, 8, 3>, merge<__half, 64, 64, 64, 2, 6>
+// instances: tree_attention<__half, 64, 2, 4, 64, 2, 2>
+// instances: merge<__half, 64, 128, 64, 8, 3>, merge<__half, 64, 128, 64, 2, 6>
+// instances: tree_attention<__half, 64, 2, 8, 64, 4, 1>
+// instances: merge<__half, 64, 256, 64, 8, 3>, merge<__half, 64, 256, 64, 2, 6>
+// instances: tree_attention<__half, 96, 1, 4, 64, 2, 2>
+// instances: merge<__half, 96, 64, 64, 8, 3>, merge<__half, 96, 64, 64, 2, 6>
+// instances: tree_attention<__half, 96, 2, 4, 64, 2, 2>
+// instances: merge<__half, 96, 128, 64, 8, 3>, merge<__half, 96, 128, 64, 2, 6>
+// instances: tree_attention<__half, 96, 2, 8, 64, 4, 1>
+// instances: merge<__half, 96, 256, 64, 8, 3>, merge<__half, 96, 256, 64, 2, 6>
+// instances: tree_attention<__half, 128, 1, 4, 64, 2, 2>
+// instances: merge<__half, 128, 64, 64, 8, 3>, merge<__half, 128, 64, 64, 2, 6>
+// instances: tree_attention<__half, 128, 2, 4, 64, 2, 2>
+// instances: merge<__half, 128, 128, 64, 8, 3>, merge<__half, 128, 128, 64, 2, 6>
+// instances: tree_attention<__half, 128, 2, 8, 64, 4, 1>
+// instances: merge<__half, 128, 256, 64, 8, 3>, merge<__half, 128, 256, 64, 2, 6>
+// instances: tree_attention<__half, 256, 1, 4, 32, 2, 2>
+// instances: merge<__half, 256, 64, 32, 4, 3>, merge<__half, 256, 64, 32, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 64, 1, 4, 64, 2, 2>
+// instances: merge<__nv_bfloat16, 64, 64, 64, 8, 3>, merge<__nv_bfloat16, 64, 64, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 4, 64, 2, 2>
+// instances: merge<__nv_bfloat16, 64, 128, 64, 8, 3>, merge<__nv_bfloat16, 64, 128, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 64, 2, 8, 64, 4, 1>
+// instances: merge<__nv_bfloat16, 64, 256, 64, 8, 3>, merge<__nv_bfloat16, 64, 256, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 96, 1, 4, 64, 2, 2>
+// instances: merge<__nv_bfloat16, 96, 64, 64, 8, 3>, merge<__nv_bfloat16, 96, 64, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 4, 64, 2, 2>
+// instances: merge<__nv_bfloat16, 96, 128, 64, 8, 3>, merge<__nv_bfloat16, 96, 128, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 96, 2, 8, 64, 4, 1>
+// instances: merge<__nv_bfloat16, 96, 256, 64, 8, 3>, merge<__nv_bfloat16, 96, 256, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 128, 1, 4, 64, 2, 2>
+// instances: merge<__nv_bfloat16, 128, 64, 64, 8, 3>, merge<__nv_bfloat16, 128, 64, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 4, 64, 2, 2>
+// instances: merge<__nv_bfloat16, 128, 128, 64, 8, 3>, merge<__nv_bfloat16, 128, 128, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 128, 2, 8, 64, 4, 1>
+// instances: merge<__nv_bfloat16, 128, 256, 64, 8, 3>, merge<__nv_bfloat16, 128, 256, 64, 2, 6>
+// instances: tree_attention<__nv_bfloat16, 256, 1, 4, 32, 2, 2>
+// instances: merge<__nv_bfloat16, 256, 64, 32, 4, 3>, merge<__nv_bfloat16, 256, 64, 32, 2, 6>
 #include "attention.cuh"
 #include "chain.cuh"
 
@@ -483,11 +503,12 @@ __device__ Parts find_parts(const Layout& at, const Work& planned, const Extent&
 }
 
 #define MERGE_WARPS 8
-#define MERGE_BLOCKS 3  // at once on a multiprocessor
 
-// Puts together the parts of divided units: a warp a row and query head, then another.
-template <typename T, int D, int BM, int BN>
-__global__ void __launch_bounds__(MERGE_WARPS * 32, MERGE_BLOCKS)
+// Puts together the parts of divided units: a warp a row and query head, then another. With few rows
+// each has many parts, and asks for many AT_ONCE; with many rows there are BLOCKS of them at once on
+// a multiprocessor.
+template <typename T, int D, int BM, int BN, int AT_ONCE, int BLOCKS>
+__global__ void __launch_bounds__(MERGE_WARPS * 32, BLOCKS)
     merge(const Int* extents, int requests, int kv_heads, int group, const int* work, int blocks,
           const float* parts, int rows, T* out, Int out_stride) {
     const int lane = threadIdx.x % 32, first = blockIdx.x * MERGE_WARPS + threadIdx.x / 32;
@@ -512,13 +533,13 @@ __global__ void __launch_bounds__(MERGE_WARPS * 32, MERGE_BLOCKS)
         const bool guessed = index == first && guess.divided;
         Gathered<D> gathered;
         if (guessed)
-            gathered = gather_parts<D, BM>(parts, guess.begin, guess.end, guess.within);
+            gathered = gather_parts<D, BM, AT_ONCE>(parts, guess.begin, guess.end, guess.within);
         if (!guessed || !same_plan(planned, own, guessed_plan, guessed_own)) {
             layout.length = planned.length;
             const Parts its =
                 find_parts<BM, BN>(layout, planned, own, requests, row, head, blocks);
             if (!its.divided) continue;
-            gathered = gather_parts<D, BM>(parts, its.begin, its.end, its.within);
+            gathered = gather_parts<D, BM, AT_ONCE>(parts, its.begin, its.end, its.within);
         }
         const float over = gathered.total > 0 ? 1.0f / gathered.total : 0.0f;
         T* const to = out + row * out_stride + static_cast<Int>(head) * D;

@@ -189,10 +189,11 @@ struct Gathered {
     float total;
 };
 
-// From the parts of blocks `begin` to `end`, in order; `within` is the row's number in its tile.
-template <int D, int BM>
+// From the parts of blocks `begin` to `end`, in order, AT_ONCE of them asked for at once; `within` is
+// the row's number in its tile.
+template <int D, int BM, int AT_ONCE>
 __device__ inline Gathered<D> gather_parts(const float* parts, int begin, int end, int within) {
-    constexpr int PAIRS = (D + 63) / 64, AT_ONCE = D > 128 ? 4 : 8;
+    constexpr int PAIRS = (D + 63) / 64;
     const int lane = threadIdx.x % 32;
     float2 some[AT_ONCE][PAIRS];
     const auto read_some = [&](int first) {

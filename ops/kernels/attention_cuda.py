@@ -21,8 +21,10 @@ LARGEST_HEAD = 256
 PLAN_THREADS = 256
 PLAIN_THREADS = 128
 SHARE_THREADS = 256
-MERGE_WARPS, MERGE_BLOCKS = 8, 3
-"""Warps of a block that merges; such blocks at once on a multiprocessor, at most."""
+MERGE_WARPS = 8
+"""Of a block that merges."""
+FEW_BLOCKS, MANY_BLOCKS = 3, 6
+"""Such blocks at once on a multiprocessor, for few rows and for many."""
 WORK_SIZE = 4
 """int32 that say how work is shared out."""
 
@@ -249,11 +251,15 @@ def tree_attention(
         [*given, *plan, *layout, work, scratch, *rest, np.float32(scale)],
         shared_bytes=tile.shared_bytes,
     )
-    most = MERGE_BLOCKS * blocks // tile.blocks
+    processors, wanted = blocks // tile.blocks, -(-rows * heads // MERGE_WARPS)
+    if wanted <= FEW_BLOCKS * processors:
+        at_once, at_most = 4 if size > 128 else 8, FEW_BLOCKS
+    else:
+        at_once, at_most = 2, MANY_BLOCKS
     launch(
         FILE,
-        f"merge<{kind}, {size}, {tile.rows}, {tile.keys}>",
-        (min(-(-rows * heads // MERGE_WARPS), most),),
+        f"merge<{kind}, {size}, {tile.rows}, {tile.keys}, {at_once}, {at_most}>",
+        (min(wanted, at_most * processors),),
         32 * MERGE_WARPS,
         [*layout, work, np.int32(blocks), scratch, np.int32(rows), *rest],
     )
