@@ -13,6 +13,7 @@ from itertools import count
 from time import perf_counter
 from typing import Protocol
 
+from specinfer.scheduler.adaptive import AdaptiveTrees
 from specinfer.scheduler.assembly import cost_of_steps
 from specinfer.scheduler.bench.loading import Loaded
 from specinfer.scheduler.bench.report import Row, repeated
@@ -23,11 +24,13 @@ from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
 from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
-from specinfer.scheduler.step_cost import measure_step_cost
+from specinfer.scheduler.step_cost import FREE, measure_step_cost
 
 HEADS = ("LLM", "requests", "mode")
 """What the parts of a row's name are."""
 PLAIN = "plain"
+ADAPTIVE = "adaptive"
+"""The largest tree and n-grams, or what part of them is worth its time."""
 EXPANSIONS = ((1,) * 4, (1,) * 8, (2, 2, 1, 1, 1), (3, 2, 2, 1, 1, 1))
 """Children of each node, by level: two sequences, and trees of 18 and of 57 nodes."""
 AHEAD = 1
@@ -135,26 +138,35 @@ def make_writers(llm: Loaded, ssm: Loaded | None, ways: Ways) -> dict[str, Write
     """An engine for each way of writing; all share the models, their weights and their K/V."""
     expansions = ways.expansions if ssm else ()
     sizes = [sum(level_sizes(expansion)) for expansion in expansions]
-    nodes = max([*sizes, ways.ngram, 1])
+    nodes = max(1, max(sizes, default=0) + ways.ngram)
     most = ways.length + slack([*map(len, expansions), ways.ngram])
     decoder = llm.decoder(ways.requests, nodes, most)
     is_gpu = llm.place.device != "cpu"
 
-    def writer(*speculators: Speculator) -> EngineWriter:
-        lookahead = AHEAD if is_gpu else 0
-        engine = Engine(decoder, speculators, lookahead=lookahead, lanes=is_gpu)
+    def writer(*speculators: Speculator, adapts: bool = False) -> EngineWriter:
+        lookahead, drafting = AHEAD if is_gpu else 0, None
+        if adapts:
+            cost, rows = cost_of_steps(decoder, nodes), decoder.model.limits.rows
+            drafting = AdaptiveTrees(speculators, cost, rows, llm.place.runtime.agree)
+        engine = Engine(decoder, speculators, drafting, lookahead=lookahead, lanes=is_gpu)
         return EngineWriter(engine, ways.max_new_tokens, ways.eos_ids)
 
     writers: dict[str, Writer] = {PLAIN: writer()}
+    together: list[Speculator] = []
     if ssm:
         drafter = ssm.decoder(ways.requests, max(sizes), most)
         for expansion in expansions:
             name = label(expansion)
             writers[name] = writer(SSMSpeculator(ssm.name, drafter, expansion))
+        largest = expansions[sizes.index(max(sizes))]
+        together.append(SSMSpeculator(ssm.name, drafter, largest))
     if ways.ngram:
         # As an engine has it that serves.
         cost = cost_of_steps(decoder, ways.ngram) if is_gpu else measure_step_cost(llm.matrices())
         writers["n-grams"] = writer(NGramSpeculator(ways.ngram, cost=cost))
+        together.append(NGramSpeculator(ways.ngram, cost=FREE))
+    if ssm:
+        writers[ADAPTIVE] = writer(*together, adapts=True)
     return writers
 
 

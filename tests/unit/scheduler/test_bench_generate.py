@@ -14,6 +14,7 @@ from unit.models.checkpoint_files import weights, write_folder
 from specinfer.scheduler.bench import against_transformers
 from specinfer.scheduler.bench.ceilings import measure_ceilings
 from specinfer.scheduler.bench.generate import (
+    ADAPTIVE,
     PLAIN,
     Prompt,
     Ways,
@@ -124,10 +125,10 @@ def test_planted_models_agree_as_often_as_they_should() -> None:
     llm, ssm = load_planted("tiny", place, (1.0,)), load_planted("tiny", place, (1.0,))
     ways = Ways([(1, 1, 1)], 4, requests=2, length=132, max_new_tokens=32, eos_ids=())
     writers = make_writers(llm, ssm, ways)
-    assert list(writers) == [PLAIN, "sequence of 3", "n-grams"]
+    assert list(writers) == [PLAIN, "sequence of 3", "n-grams", ADAPTIVE]
     texts = prompts(2, config_of("tiny")["vocab_size"])
     rows = list(measure_texts("tiny", writers, texts, 2, warm=0, repeats=1))
-    assert [row.against["texts as plain"] for row in rows] == [2, 2, 2]
+    assert [row.against["texts as plain"] for row in rows] == [2] * 4
     assert rows[0].against["tokens per step"] == 1.0
     # Of three guesses some are lost at the end of the texts, and where embeddings are alike.
     assert rows[1].against["tokens per step"] > 1.5
@@ -147,7 +148,7 @@ def test_all_ways_write_the_same_text(capsys: pytest.CaptureFixture[str], folder
     argv = ("--llm", folder, "--ssm", folder, "--tree", "1,1", "--tree", "2,1", "--ngram", 4)
     sizes = ("--max-new-tokens", 8, "--requests", "1,2", "--ignore-eos", "--raw", "--prompts", 2)
     rows = generate(capsys, *argv, *sizes)
-    modes = [PLAIN, "sequence of 2", "tree of 4 <2,1>", "n-grams"]
+    modes = [PLAIN, "sequence of 2", "tree of 4 <2,1>", "n-grams", ADAPTIVE]
     assert [row["name"] for row in rows] == [f"small/{n}/{mode}" for n in (1, 2) for mode in modes]
     assert all(row["against"]["texts as plain"] == row["against"]["texts"] == 2 for row in rows)
     # It agrees with itself: 7 tokens behind the first, 3 in a step.
@@ -178,6 +179,7 @@ def test_transformers_writes_the_same_with_the_same_weights(
     assert modes == [
         PLAIN,
         "sequence of 2",
+        ADAPTIVE,
         "transformers",
         "transformers, static cache",
         "transformers, prompt lookup",
