@@ -37,8 +37,10 @@ SHORT, LONG = 4, 16
 """Texts' iterations of a trial, and of one behind a trial that looked well."""
 SOONEST = 24
 """Iterations between trials, if the last one did not look well."""
-FORGOTTEN = 96
+FORGOTTEN = 160
 """Tokens of a text after which what was seen counts half."""
+REMEMBERED = 16
+"""Iterations of texts that what was seen last counts for, however long ago that was."""
 LEARNED = 1024
 """Iterations of texts after which what was learned of gains in the long run counts half."""
 GUESSED = 8
@@ -50,14 +52,20 @@ HOPE = 0.6
 TINY = 1e-9
 LEVEL = 0.1
 """Of an LLM's step: what an SSM's level is expected to take."""
+FIRST = 12
+"""Iterations of texts on the first rung, before any others are thought of."""
 UNTOLD = 3
 """First runs on a rung, of which times tell nothing."""
 KEPT = 9
 """Times that are kept."""
 BETTER = 1.01
 """Times the tokens in a given time that another rung must give."""
-HOPED = 0.8
-"""Of the time that a smaller rung seems to take: what it may really take."""
+ENOUGH = 3
+"""Times that are believed, however they differ from what was expected."""
+DOUBTED = 2.0
+"""Times what was expected: fewer ones are not believed to be more."""
+HOPED, UNKNOWN = 0.8, 0.3
+"""What a smaller rung may take, over what it seems to take; and if that is not known well."""
 LASTING = 32
 """Iterations that must be left for a rung that was never run for so many lanes."""
 
@@ -227,9 +235,10 @@ class Ladder:
         """Learn what rungs give."""
         tokens = 1 + climb.gains[climb.rung] / climb.texts
         kept = 0.5 ** (tokens / FORGOTTEN)
-        for gain in self._gains:
-            gain.seen *= kept
-            gain.count *= kept
+        for rung, gain in enumerate(self._gains):
+            if rung <= climb.rung or gain.count * kept > REMEMBERED:
+                gain.seen *= kept
+                gain.count *= kept
         kept = 0.5 ** (climb.texts / LEARNED)
         for rung in range(1, climb.rung + 1):
             gain = self._gains[rung]
@@ -264,8 +273,8 @@ class Ladder:
 
     def _best(self, lanes: int, left: int) -> int:
         """The rung that seems to give most tokens in a given time."""
-        if self._base and not self._gains[self._base].count:
-            return self._base  # nothing is known
+        if self._base and (self._gains[self._base].count < FIRST or not self._is_timed):
+            return self._base
         known = [rung for rung in range(len(self._rungs)) if self._runs(lanes, rung)]
         if left >= LASTING or not known:
             known = [*range(len(self._rungs))]
@@ -283,20 +292,30 @@ class Ladder:
         paid: list[tuple[float, float, int, int]] = []
         for rung, one in enumerate(self._rungs):
             time = self._time(lanes, rung)
-            # What a larger rung gives is not known, of a smaller one what it takes.
+            # What a larger rung gives is not known; what others take changes, if it is known.
             most = one.depth if rung > base else gains[rung]
-            hoped = time if rung > base else time * HOPED
+            hoped = time * self._hoped(lanes, rung)
             if rung == base or (1 + most) / hoped < BETTER * rate:
                 continue
             count = max(2, ceil(SHORT / lanes)) + max(0, UNTOLD - self._runs(lanes, rung))
             least = 1 + min(gains[rung], gains[base])
             cost = max(0.0, count * (time - least / rate))
+            if rung < base and self._runs(lanes, rung) < UNTOLD:
+                cost = 0.0  # whoever does not know what is cheap may stay where it is dear
             if self._saved[rung] >= cost:
                 paid.append((self._saved[rung] - cost, cost, rung, count))
         if paid:
             _, cost, rung, count = max(paid)
             self._saved[rung] = cost
             self._trial = _Trial(rung, count)
+
+    def _hoped(self, lanes: int, rung: int) -> float:
+        """How little a rung may take, over what it seems to take."""
+        times = self._times.get((lanes, rung))
+        if not times or not times.kept:
+            return UNKNOWN
+        # What a smaller one takes may be known from long ago; a larger one's gain is the question.
+        return 1.0 if rung > self._base else HOPED
 
     def _runs(self, lanes: int, rung: int) -> int:
         times = self._times.get((lanes, rung))
@@ -305,9 +324,14 @@ class Ladder:
     def _time(self, lanes: int, rung: int) -> float:
         """Seconds of an iteration; before any are known, in another unit."""
         times = self._times.get((lanes, rung))
-        if times and times.kept:
+        if times and len(times.kept) >= ENOUGH:
             return times.typical
-        known = [at for at, times in self._times.items() if times.kept]
+        guess = self._guessed_time(lanes, rung)
+        return min(times.typical, DOUBTED * guess) if times and times.kept else guess
+
+    def _guessed_time(self, lanes: int, rung: int) -> float:
+        """By what is known of others, the nearest."""
+        known = [at for at, times in self._times.items() if times.kept and at != (lanes, rung)]
         if not known:
             return self._expected_time(lanes, rung)
         near = min(known, key=lambda at: abs(log(at[0] / lanes, 2)) + abs(at[1] - rung))
