@@ -1,4 +1,4 @@
-"""``specinfer bench``: how fast steps, attention and whole texts are on this machine."""
+"""``specinfer bench``: how fast steps, attention, iterations and texts are on this machine."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ _EPILOG = """\
 examples:
   specinfer bench step --shapes llama-7b --device cuda
   specinfer bench attention --device cuda --rows 64 --contexts 1024,8192
+  specinfer bench iteration --llm llama-7b --ssm llama-68m --device cuda
   specinfer bench generate --llm llama-7b --ssm llama-68m --device cuda
   specinfer bench generate --llm qwen2.5-coder-1.5b --ssm qwen2.5-coder-0.5b --file prompts.jsonl
 
@@ -45,6 +46,7 @@ _FLOOR = (
 )
 _ROWS = (1, 8, 16, 32, 64, 128)
 _STEPS = 10
+_ITERATIONS = 64
 DEFAULT_LLM = "smollm2-135m"
 WIDE = 200
 """Characters of a line that goes to a file or another program."""
@@ -58,13 +60,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "bench",
         help="measure how fast this machine is at it",
-        description="Measure how fast steps, tree attention or whole texts are on this machine,"
-        " beside what the machine could do.",
+        description="Measure how fast steps, tree attention, iterations or whole texts are on this"
+        " machine, beside what the machine could do.",
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(title="what to measure", metavar="WHAT", required=True)
     _add_step(commands)
     _add_attention(commands)
+    _add_iteration(commands)
     _add_generate(commands)
 
 
@@ -108,6 +111,48 @@ def _add_attention(commands: Subparsers) -> None:
     )
 
 
+def _add_iteration(commands: Subparsers) -> None:
+    parser = commands.add_parser(
+        "iteration",
+        help="an iteration that waits for nobody, by its parts",
+        description="Time iterations of an engine over lanes, the same without the engine, and of"
+        " them drafting and the LLM's pass alone, each issued back to back; and on a GPU count what"
+        " blocks the host. The time that the engine takes in addition is the host's.",
+    )
+    group = parser.add_argument_group("models: llama-7b, llama-68m or tiny, of random weights")
+    group.add_argument("--llm", default="tiny", metavar="NAME", help="default: tiny")
+    group.add_argument("--ssm", default="tiny", metavar="NAME", help="that guesses (default: tiny)")
+    _add_shares(group)
+    group.add_argument(
+        "--tree",
+        action="append",
+        type=numbers,
+        metavar="K1,K2,...",
+        help="children of each node by level; repeatable (default: 3,2,2,1,1,1)",
+    )
+    _add_requests(group)
+    add_common_options(parser, steps=_ITERATIONS)
+    parser.set_defaults(run=lambda args: _run(args, _measure_iteration, _plot_bars("ms")))
+
+
+def _add_shares(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--shares",
+        metavar="P1,P2,...",
+        help="of tokens whose successor such an SSM has at rank 1, 2, ... (default: 0.7,0.1,0.05)",
+    )
+
+
+def _add_requests(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--requests",
+        type=numbers,
+        default=(1,),
+        metavar="N,...",
+        help="texts written at once (default: 1)",
+    )
+
+
 def _add_generate(commands: Subparsers) -> None:
     parser = commands.add_parser(
         "generate",
@@ -132,11 +177,7 @@ def _add_generate(commands: Subparsers) -> None:
         metavar="N",
         help="give the LLM N more layers that change nothing: it costs what a larger one costs",
     )
-    group.add_argument(
-        "--shares",
-        metavar="P1,P2,...",
-        help="of tokens whose successor such an SSM has at rank 1, 2, ... (default: 0.7,0.1,0.05)",
-    )
+    _add_shares(group)
     group = parser.add_argument_group("speculation")
     group.add_argument(
         "--tree",
@@ -165,13 +206,7 @@ def _add_generate(commands: Subparsers) -> None:
         "--max-new-tokens", type=int, default=128, metavar="N", help="of a text (default: 128)"
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on behind the end of the text")
-    group.add_argument(
-        "--requests",
-        type=numbers,
-        default=(1,),
-        metavar="N,...",
-        help="texts written at once (default: 1)",
-    )
+    _add_requests(group)
     group = parser.add_argument_group("comparison")
     group.add_argument(
         "--against",
@@ -182,7 +217,7 @@ def _add_generate(commands: Subparsers) -> None:
     parser.add_argument(
         "--warm", type=int, metavar="N", help="rounds that do not count (default: 3 on a GPU, or 1)"
     )
-    parser.set_defaults(run=lambda args: _run(args, _measure_generate, _plot_modes))
+    parser.set_defaults(run=lambda args: _run(args, _measure_generate, _plot_bars("tokens/s")))
 
 
 def _add_sizes(parser: argparse.ArgumentParser, **defaults: tuple[int, ...]) -> None:
@@ -296,20 +331,29 @@ def _measure_attention(args: argparse.Namespace, tell: Tell) -> Measured:
     return HEADS, [*ceilings.rows, *measured]
 
 
+def _measure_iteration(args: argparse.Namespace, tell: Tell) -> Measured:
+    from specinfer.scheduler.cli.bench_iteration import measure_iteration
+
+    return measure_iteration(args, tell)
+
+
 def _measure_generate(args: argparse.Namespace, tell: Tell) -> Measured:
     from specinfer.scheduler.cli.bench_generate import measure_generate
 
     return measure_generate(args, tell)
 
 
-def _plot_modes(path: Path, heads: Sequence[str], rows: list[Row]) -> None:
-    """Draw a bar for each way of writing."""
-    from specinfer.scheduler.bench.ceilings import PREFIX
-    from specinfer.scheduler.bench.plots import plot_bars
+def _plot_bars(unit: str) -> Callable[[Path, Sequence[str], list[Row]], None]:
+    """Draws a bar for each figure of a unit."""
 
-    del heads
-    found = [row for row in rows if not row.name.startswith(PREFIX)]
-    plot_bars(path, {row.name: (row.value, row.spread or 0.0) for row in found}, x="tokens/s")
+    def draw(path: Path, heads: Sequence[str], rows: list[Row]) -> None:
+        from specinfer.scheduler.bench.plots import plot_bars
+
+        del heads
+        found = {row.name: (row.value, row.spread or 0.0) for row in rows if row.unit == unit}
+        plot_bars(path, found, x=unit)
+
+    return draw
 
 
 def _plot_by(head: str, unit: str) -> Callable[[Path, Sequence[str], list[Row]], None]:

@@ -152,7 +152,7 @@ def _planted(args: argparse.Namespace, place: Place) -> _Pair:
     sizes = {config["vocab_size"] for config in configs}
     if len(sizes) > 1:
         raise ConfigError(f"--ssm {args.ssm}: expected as many tokens as {args.llm} has")
-    shares = _shares(args.shares) if args.shares else SHARES
+    shares = shares_of(args.shares) if args.shares else SHARES
     llm = load_planted(args.llm, place, (1.0,))
     ssm = load_planted(args.ssm, place, shares) if args.ssm else None
     count = args.prompts or max(PLANTED_PROMPTS, *args.requests)
@@ -160,7 +160,12 @@ def _planted(args: argparse.Namespace, place: Place) -> _Pair:
     return _Pair(llm, ssm, configs, texts, (), configs[0]["max_position_embeddings"])
 
 
-def _shares(text: str) -> tuple[float, ...]:
+def shares_of(text: str) -> tuple[float, ...]:
+    """Shares of tokens as the option ``--shares`` has them.
+
+    Raises:
+        ConfigError: what is no share, or more than all of them.
+    """
     try:
         shares = tuple(map(float, text.split(",")))
     except ValueError:

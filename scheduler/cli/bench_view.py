@@ -36,25 +36,28 @@ def print_result(
 
 
 def _table(heads: Sequence[str], rows: Sequence[Row]) -> Table:
-    unit = rows[0].unit if rows else ""
+    units = list(dict.fromkeys(row.unit for row in rows))
+    # Figures of several units have a column that says which.
+    title, kinds = ("value", ["unit"]) if len(units) > 1 else ("".join(units), [])
     names = list(dict.fromkeys(name for row in rows for name in row.against))
     # Remarks are for the file.
     used = [name for name in names if not any(_is_text(row.against.get(name)) for row in rows)]
-    titles = [*heads, unit, "±", *used]
+    titles = [*heads, title, "±", *kinds, *used]
     lines = [
         [*map(escape, row.name.split("/")), *map(_number, (row.value, row.spread))]
+        + [escape(row.unit) for _ in kinds]
         + [_number(row.against.get(name)) for name in used]
         for row in rows
     ]
     columns = [
         Column(
-            title,
+            head,
             justify="right" if at else "left",
             vertical="bottom",
             min_width=max((len(line[at]) for line in lines), default=0),  # only titles are broken
-            style="bold" if title == unit else "",
+            style="bold" if head == title else "",
         )
-        for at, title in enumerate(titles)
+        for at, head in enumerate(titles)
     ]
     table = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for line in lines:
