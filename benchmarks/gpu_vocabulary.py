@@ -4,10 +4,12 @@ Each figure is the median of replays of a CUDA graph of many launches, over logi
 launch to launch and are not in the card's cache. The floor is the time to read what must be read at
 the speed of a plain read; beside it, what torch takes for the same in the same run: argmax, topk
 with logsumexp, argmax of all rows for a greedy walk, and for samples what most do: softmax, sort,
-sums up to top_p and a draw, of the rows that are looked at only. At each node of a sampled walk one
-proposal is rejected, and the next one accepted.
+sums up to top_p and a draw, of the rows that are looked at only, without a word on proposals. At
+each node of a sampled walk one proposal is rejected, and the next one accepted; the last token is
+drawn.
 
     python -m benchmarks.gpu_vocabulary --write
+    python -m benchmarks.gpu_vocabulary --only mss_walk/64x64
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median, stdev
 
 import torch
@@ -41,7 +43,12 @@ WALKS = ((1, 64, 128256), (4, 64, 128256), (8, 64, 128256), (64, 64, 128256))
 SAMPLES = ((1, 32000), (64, 32000), (64, 128256))
 """Rows and vocabulary."""
 SAMPLED_WALKS = ((1, 64, 128256), (64, 64, 128256))
-PARAMS = {"top_p": (1.0, 0, 0.9, 0.0), "top_k": (1.0, 50, 0.9, 0.0), "all": (1.0, 0, 1.0, 0.0)}
+PARAMS = {
+    "usual": (0.8, 0, 0.9, 0.0),
+    "top_p": (1.0, 0, 0.9, 0.0),
+    "top_k": (1.0, 50, 0.9, 0.0),
+    "all": (1.0, 0, 1.0, 0.0),
+}
 """Temperature, top_k, top_p and min_p."""
 ACCEPTED = 4
 """Nodes of each tree."""
@@ -88,7 +95,7 @@ def row_of(name: str, found: list[float], bytes_read: int, by_torch: list[float]
     return Row(name=name, value=median(found), unit="us", spread=stdev(found), against=against)
 
 
-def time_likeliest(rows: int, vocabulary: int, dtype: torch.dtype, repeats: int) -> Row:
+def time_likeliest(name: str, rows: int, vocabulary: int, dtype: torch.dtype, repeats: int) -> Row:
     """The likeliest token of each row."""
     all_logits = logits_of(rows, vocabulary, dtype)
     words = _workspace(rows, vocabulary)
@@ -97,10 +104,12 @@ def time_likeliest(rows: int, vocabulary: int, dtype: torch.dtype, repeats: int)
     by_torch = times(lambda i: sample.likeliest(all_logits[i], theirs), len(all_logits), repeats)
     values = [all_logits[-1].gather(1, some[:, None]) for some in (tokens, theirs)]
     assert torch.equal(*values)
-    return row_of(f"likeliest/{rows}/{vocabulary}", found, all_logits[0].nbytes, by_torch)
+    return row_of(name, found, all_logits[0].nbytes, by_torch)
 
 
-def time_top_k(rows: int, vocabulary: int, k: int, dtype: torch.dtype, repeats: int) -> Row:
+def time_top_k(
+    name: str, rows: int, vocabulary: int, k: int, dtype: torch.dtype, repeats: int
+) -> Row:
     """The k likeliest tokens of each row, with their log-probabilities."""
     all_logits = logits_of(rows, vocabulary, dtype)
     words = _workspace(rows, vocabulary, k)
@@ -114,10 +123,12 @@ def time_top_k(rows: int, vocabulary: int, k: int, dtype: torch.dtype, repeats: 
     found = times(lambda i: cuda.top_k(all_logits[i], *ours, words), len(all_logits), repeats)
     by_torch = times(lambda i: sample.top_k(all_logits[i], *theirs), len(all_logits), repeats)
     torch.testing.assert_close(ours[1], theirs[1], atol=1e-5, rtol=1e-5)
-    return row_of(f"top_k/{rows}/{vocabulary}/{k}", found, all_logits[0].nbytes, by_torch)
+    return row_of(name, found, all_logits[0].nbytes, by_torch)
 
 
-def time_walk(trees: int, nodes: int, vocabulary: int, dtype: torch.dtype, repeats: int) -> Row:
+def time_walk(
+    name: str, trees: int, nodes: int, vocabulary: int, dtype: torch.dtype, repeats: int
+) -> Row:
     """Greedy acceptance of all trees, of each so many nodes."""
     generator, rows = random.Random(trees), trees * nodes
     all_logits = logits_of(rows, vocabulary, dtype)
@@ -148,18 +159,21 @@ def time_walk(trees: int, nodes: int, vocabulary: int, dtype: torch.dtype, repea
     theirs = torch.empty(rows, dtype=torch.int64, device="cuda")
     by_torch = times(lambda i: sample.likeliest(all_logits[i], theirs), len(all_logits), repeats)
     visited = trees * (ACCEPTED + 1) * vocabulary * dtype.itemsize
-    return row_of(f"greedy_walk/{trees}x{nodes}/{vocabulary}", found, visited, by_torch)
+    return row_of(name, found, visited, by_torch)
 
 
-def sampled_by_torch(logits: Tensor, tokens: Tensor) -> None:
+def sampled_by_torch(logits: Tensor, temperature: float, tokens: Tensor) -> None:
     """Draw a token of each row from the likeliest ones that have 0.9 of the probability."""
-    ranked, order = logits.float().softmax(-1).sort(-1, descending=True)
+    wide = logits.float().div_(temperature)
+    ranked, order = wide.softmax(-1).sort(-1, descending=True)
     ranked[ranked.cumsum(-1) - ranked > 0.9] = 0.0
     race = ranked.div_(torch.empty_like(ranked).exponential_())
     tokens.copy_(order.gather(-1, race.argmax(-1, keepdim=True))[:, 0])
 
 
-def time_samples(rows: int, vocabulary: int, params: str, dtype: torch.dtype, repeats: int) -> Row:
+def time_samples(
+    name: str, rows: int, vocabulary: int, params: str, dtype: torch.dtype, repeats: int
+) -> Row:
     """A draw from each row."""
     all_logits = logits_of(rows, vocabulary, dtype)
     numbers = torch.tensor([PARAMS[params]] * rows, dtype=torch.float64, device="cuda")
@@ -170,13 +184,22 @@ def time_samples(rows: int, vocabulary: int, params: str, dtype: torch.dtype, re
         repeats,
     )
     assert bool((tokens >= 0).all())
-    by_torch = times(lambda i: sampled_by_torch(all_logits[i], tokens), len(all_logits), repeats)
-    name = f"sample_rows/{rows}/{vocabulary}/{params}"
+    by_torch = times(
+        lambda i: sampled_by_torch(all_logits[i], PARAMS[params][0], tokens),
+        len(all_logits),
+        repeats,
+    )
     return row_of(name, found, all_logits[0].nbytes, by_torch)
 
 
 def time_sampled_walk(
-    trees: int, nodes: int, vocabulary: int, params: str, dtype: torch.dtype, repeats: int
+    name: str,
+    trees: int,
+    nodes: int,
+    vocabulary: int,
+    params: str,
+    dtype: torch.dtype,
+    repeats: int,
 ) -> Row:
     """Acceptance by multi-step speculative sampling; a chain of nodes is drawn from the LLM's law.
 
@@ -233,9 +256,13 @@ def time_sampled_walk(
     assert bool((counts == ACCEPTED + 1).all()), counts
     looked_at = [logits[:visited] for logits in all_logits]
     theirs = torch.empty(visited, dtype=torch.int64, device="cuda")
-    by_torch = times(lambda i: sampled_by_torch(looked_at[i], theirs), len(looked_at), repeats)
+    by_torch = times(
+        lambda i: sampled_by_torch(looked_at[i], PARAMS[params][0], theirs),
+        len(looked_at),
+        repeats,
+    )
     bytes_read = visited * vocabulary * dtype.itemsize + drawn_from.nbytes
-    return row_of(f"mss_walk/{trees}x{nodes}/{vocabulary}/{params}", found, bytes_read, by_torch)
+    return row_of(name, found, bytes_read, by_torch)
 
 
 def _workspace(rows: int, vocabulary: int, k: int = 0) -> Tensor:
@@ -243,15 +270,32 @@ def _workspace(rows: int, vocabulary: int, k: int = 0) -> Tensor:
     return torch.zeros(words, dtype=torch.int64, device="cuda")
 
 
-def measure(dtype: torch.dtype, repeats: int) -> list[Row]:
-    """All cases."""
-    rows = [time_likeliest(*case, dtype, repeats) for case in LIKELIEST]
-    rows += [time_top_k(*case, dtype, repeats) for case in TOP_K]
-    rows += [time_walk(*case, dtype, repeats) for case in WALKS]
+def cases() -> Iterator[tuple[str, Callable[[str, torch.dtype, int], Row]]]:
+    """All of them: what each is called, and what times it, given that, a type and repeats."""
+
+    def timed(time: Callable[..., Row], *case: int | str) -> Callable[[str, torch.dtype, int], Row]:
+        return lambda name, dtype, repeats: time(name, *case, dtype, repeats)
+
+    for rows, vocabulary in LIKELIEST:
+        yield f"likeliest/{rows}/{vocabulary}", timed(time_likeliest, rows, vocabulary)
+    for rows, vocabulary, k in TOP_K:
+        yield f"top_k/{rows}/{vocabulary}/{k}", timed(time_top_k, rows, vocabulary, k)
+    for walk in WALKS:
+        trees, nodes, vocabulary = walk
+        yield f"greedy_walk/{trees}x{nodes}/{vocabulary}", timed(time_walk, *walk)
     for params in PARAMS:
-        rows += [time_samples(*case, params, dtype, repeats) for case in SAMPLES]
-        rows += [time_sampled_walk(*case, params, dtype, repeats) for case in SAMPLED_WALKS]
-    return rows
+        for rows, vocabulary in SAMPLES:
+            name = f"sample_rows/{rows}/{vocabulary}/{params}"
+            yield name, timed(time_samples, rows, vocabulary, params)
+        for walk in SAMPLED_WALKS:
+            trees, nodes, vocabulary = walk
+            name = f"mss_walk/{trees}x{nodes}/{vocabulary}/{params}"
+            yield name, timed(time_sampled_walk, *walk, params)
+
+
+def measure(dtype: torch.dtype, repeats: int, only: str = "") -> list[Row]:
+    """Time the cases whose names begin so."""
+    return [time(name, dtype, repeats) for name, time in cases() if name.startswith(only)]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -267,9 +311,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--only", default="", metavar="NAME", help="cases that begin so")
     parser.add_argument("--write", action="store_true", help="write the result file")
     options = parser.parse_args(arguments)
-    rows = measure(getattr(torch, options.dtype), options.repeats)
+    if options.only and options.write:
+        parser.error("--only: the result file has all cases")
+    rows = measure(getattr(torch, options.dtype), options.repeats, options.only)
+    if not rows:
+        parser.error(f"--only {options.only}: no case begins so: {', '.join(dict(cases()))}")
     print(table(rows))
     if options.write:
         print(write("gpu_vocabulary", rows))
