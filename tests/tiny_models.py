@@ -21,6 +21,7 @@ from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.models.model import Model, weight_regions
 from specinfer.runtime.context import Runtime
 from specinfer.runtime.executor import Executor
+from specinfer.scheduler.adaptive import AdaptiveTrees
 from specinfer.scheduler.decoder import Decoder
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_pages import KVPages, num_pages
@@ -28,6 +29,7 @@ from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.proposals import ReducedVocabulary
 from specinfer.scheduler.speculators.ssm import SSMSpeculator, most_nodes
+from specinfer.scheduler.step_cost import StepCost
 
 # Products this small are ten times faster on one thread where cores are shared.
 torch.set_num_threads(1)
@@ -224,8 +226,9 @@ def make_bench(
     lookahead: int = 0,
     lanes: bool = False,
     runtime: Runtime | None = None,
+    cost: StepCost | None = None,
 ) -> Bench:
-    """An engine without a tokenizer."""
+    """An engine without a tokenizer; trees are adaptive if it is told what steps cost."""
     runtime, sizes = runtime or Runtime(executor, processors), sizes or Sizes()
     speculators = [make_ssm(d, sizes, runtime) if isinstance(d, Draft) else d for d in drafts]
     nodes = sum(speculator.max_nodes for speculator in speculators)
@@ -235,7 +238,10 @@ def make_bench(
         for speculator, draft in zip(speculators, drafts, strict=True)
         if isinstance(speculator, SSMSpeculator) and isinstance(draft, Draft)
     ]
-    engine = Engine(llm, speculators, verifier=verifier, lookahead=lookahead, lanes=lanes)
+    drafting = None
+    if cost is not None:
+        drafting = AdaptiveTrees(speculators, cost, llm.model.limits.rows, runtime.agree)
+    engine = Engine(llm, speculators, drafting, verifier=verifier, lookahead=lookahead, lanes=lanes)
     return Bench(engine, llm, ssms)
 
 

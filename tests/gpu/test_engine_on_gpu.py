@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from gpu.gpu_runtime import gpu_runtime
@@ -16,10 +20,14 @@ from tiny_models import (
     tiny_model,
 )
 
+from specinfer.scheduler import engine
+from specinfer.scheduler.lanes.ladder import Climb, Ladder
+from specinfer.scheduler.lanes.rungs import Rung
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.step_cost import StepCost
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
 
@@ -63,6 +71,54 @@ def test_writes_what_the_oracle_writes(drafts: str, how: str) -> None:
     runtime.close()
 
 
+class AnyRung:
+    """A ladder that takes chances."""
+
+    def __init__(self, rungs: Sequence[Rung], cost: StepCost) -> None:
+        self._rungs = rungs
+        self._generator = random.Random(5)
+        self._last = 0
+
+    def begin(self) -> None:
+        """It does not matter."""
+
+    def next(self, lanes: int, left: int) -> int:
+        """Any of them, and mostly the last one again: graphs are to be replayed."""
+        if self._generator.random() < 0.3:
+            self._last = self._generator.randrange(len(self._rungs))
+        return self._last
+
+    def took(self, climb: Climb) -> None:
+        """It does not matter, either."""
+
+
+@pytest.mark.parametrize("is_sampled", [False, True])
+@pytest.mark.parametrize("ladder", [Ladder, AnyRung])
+@pytest.mark.parametrize("drafts", [name for name in DRAFTS if DRAFTS[name]])
+def test_trees_of_any_size_write_the_same(
+    drafts: str, ladder: Any, is_sampled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "Ladder", ladder)
+    runtime = gpu_runtime()
+    cost = StepCost((1, 64), (1.0, 1.2))
+    sizes = Sizes(requests=3, rows=48, length=128)
+    bench = make_bench(
+        MODEL, DRAFTS[drafts], sizes, runtime=runtime, lookahead=1, lanes=True, cost=cost
+    )
+    plain = make_bench(MODEL, [], sizes)
+    for _ in range(3):
+        texts = []
+        for one in (plain, bench):
+            requests = [request(id, prompt, 60) for id, prompt in enumerate(PROMPTS)]
+            for each in requests:
+                if is_sampled:
+                    each.sampling = SamplingParams(temperature=0.8, top_p=0.9, seed=each.id)
+            texts.append(one.write(requests))
+        assert texts[0] == texts[1]
+    assert bench.engine.stats.num_by_lanes > 40
+    runtime.close()
+
+
 @pytest.mark.parametrize("lanes", [False, True])
 @pytest.mark.parametrize("drafts", ["SSM", "an SSM that knows few tokens", "two SSMs and n-grams"])
 def test_sampled_texts_are_those_of_the_cpu(drafts: str, lanes: bool) -> None:
@@ -78,7 +134,7 @@ def test_sampled_texts_are_those_of_the_cpu(drafts: str, lanes: bool) -> None:
             lookahead=int(lanes and given is not None),
             lanes=lanes,
         )
-        requests = [request(id, prompt, 40) for id, prompt in enumerate(PROMPTS)]
+        requests = [request(id, prompt, 60) for id, prompt in enumerate(PROMPTS)]
         for one in requests:
             top_k, min_p = (0, 3)[one.id % 2], (0.0, 0.1)[one.id // 3]
             one.sampling = SamplingParams(

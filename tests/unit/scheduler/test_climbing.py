@@ -11,18 +11,14 @@ from tiny_models import (
     Draft,
     Sizes,
     audit_kv,
-    make_decoder,
-    make_ssm,
+    make_bench,
     noisy_copy,
     plain_greedy,
     reduced,
     tiny_model,
 )
 
-from specinfer.runtime.context import Runtime
 from specinfer.scheduler import engine
-from specinfer.scheduler.adaptive import AdaptiveTrees
-from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.kv_pages import num_pages
 from specinfer.scheduler.lanes.ladder import Climb, Ladder
 from specinfer.scheduler.lanes.rungs import Rung
@@ -30,7 +26,6 @@ from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
-from specinfer.scheduler.speculators.ssm import SSMSpeculator
 from specinfer.scheduler.step_cost import StepCost
 
 MODEL = tiny_model(4)
@@ -89,18 +84,8 @@ class AnyRung:
 
 def adaptive_bench(drafts: Sequence[Draft | Speculator], ahead: int = 1) -> Bench:
     """An engine over lanes whose trees are adaptive."""
-    runtime = Runtime()
-    speculators = [make_ssm(d, SIZES, runtime) if isinstance(d, Draft) else d for d in drafts]
-    nodes = sum(speculator.max_nodes for speculator in speculators)
-    llm = make_decoder(MODEL, SIZES, nodes=nodes, runtime=runtime)
     cost = StepCost((1, 64), (1.0, 2.0))
-    drafting = AdaptiveTrees(speculators, cost, llm.model.limits.rows, runtime.agree)
-    made = Engine(llm, speculators, drafting, lookahead=ahead, lanes=True)
-    pairs = zip(speculators, drafts, strict=True)
-    ssms = [
-        (s.decoder, d) for s, d in pairs if isinstance(s, SSMSpeculator) and isinstance(d, Draft)
-    ]
-    return Bench(made, llm, ssms)
+    return make_bench(MODEL, drafts, SIZES, lookahead=ahead, lanes=True, cost=cost)
 
 
 @pytest.fixture
@@ -205,12 +190,7 @@ def test_a_drafting_that_is_adaptive_has_a_ladder_and_others_have_none(
     bench = adaptive_bench([GOOD])
     assert bench.write(requests()) == [plain_greedy(MODEL, prompt, 40) for prompt in PROMPTS]
     assert len(made) == 1
-    speculators = [make_ssm(GOOD, SIZES, bench.engine.runtime)]
-    llm = make_decoder(MODEL, SIZES, nodes=6, runtime=bench.engine.runtime)
-    fixed = Engine(llm, speculators, lookahead=1, lanes=True)
-    for one in requests():
-        fixed.submit(one)
-    for _ in fixed.run():
-        pass
+    fixed = make_bench(MODEL, [GOOD], SIZES, lookahead=1, lanes=True)
+    fixed.write(requests())
     assert len(made) == 1
-    assert fixed.stats.by_nodes.keys() == {6}
+    assert fixed.engine.stats.by_nodes.keys() == {6}
