@@ -56,7 +56,8 @@ def test_sampling_is_named_unless_lanes_do_it() -> None:
 
 def test_too_few_rows_to_catch_up_with_deep_trees_are_named() -> None:
     ngrams = NGramSpeculator(max_nodes=16)
-    bench = make_bench(MODEL, [SSM, ngrams], Sizes(rows=12), lookahead=1, lanes=True)
+    chain = Draft(SSM.model, (1, 1))
+    bench = make_bench(MODEL, [chain, ngrams], Sizes(rows=12), lookahead=1, lanes=True)
     bench.write([Request(id=0, prompt=[1], max_new_tokens=9, eos_ids=frozenset({-1}))])
     assert set(bench.engine.stats.by_host) == {FEW_ROWS}
     assert not bench.engine.stats.num_by_lanes
