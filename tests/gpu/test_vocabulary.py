@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pytest
@@ -500,6 +501,169 @@ def test_sampled_walks_are_the_hosts_with_the_same_numbers(
             assert_path(path, number, right.nodes, right.tokens)
             accepted += len(right.nodes)
     assert accepted > 0
+
+
+class Trials:
+    """Trees and proposals of any shape, as kernels take them; proposals repeat, and some are sure.
+
+    Args:
+        seed: of all that is random.
+        vocabulary: numbers of a row.
+        sizes: nodes of each tree, the root among them; 0: there is none.
+        layout: of the logits.
+        dtype: of the logits.
+
+    Attributes:
+        logits: a row for each node, in any place.
+        drawn_from: (any, vocabulary) float32, parts of wider rows.
+        known: the same in float64, on the CPU.
+        trials: first, counts, nodes, rows.
+        tables: rows, tokens, parents, first, counts.
+    """
+
+    def __init__(
+        self, seed: int, vocabulary: int, sizes: Sequence[int], layout: str, dtype: torch.dtype
+    ) -> None:
+        generator, total = random.Random(seed), sum(sizes)
+        noise = torch.Generator().manual_seed(seed)
+        known = 2 * torch.randn(vocabulary, generator=noise)  # by all of them, more or less
+        values = known + clean_logits(total + 3, vocabulary, seed) / 3
+        wide = torch.full((7, vocabulary + 3), NAN, device=DEVICE)
+        self.drawn_from = wide[:, :vocabulary]
+        near = known + torch.randn(7, vocabulary, generator=noise)
+        self.drawn_from.copy_(near.double().softmax(-1))
+        places = generator.sample(range(total + 3), total)
+        tokens, parents = list[int](), list[int]()
+        at, counts, nodes, rows = list[int](), list[int](), list[int](), list[int]()
+        for size in sizes:
+            behind = len(tokens)
+            above = [-1, *(generator.randrange(max(0, n - 4), n) for n in range(1, size))][:size]
+            parents += above
+            for node in range(size):
+                # Of the LLM's likelier tokens, so that some are accepted.
+                best = values[places[behind + max(0, above[node])]].topk(min(40, vocabulary))
+                tokens.append(int(generator.choice(best.indices.tolist())))
+            for node in range(size):
+                children = [child for child in range(size) if above[child] == node]
+                trials = generator.sample(children, len(children))
+                if children:
+                    trials += generator.choices(children, k=generator.choice((2, 6, 70)))
+                at.append(len(nodes))
+                counts.append(len(trials))
+                nodes += trials
+                rows += [generator.randrange(-1, 7) for _ in trials]
+        self.logits = laid(values, dtype, layout)
+        first = [sum(sizes[:number]) for number in range(len(sizes))]
+        listed = tables(at, counts, nodes or [0], rows or [0], [])
+        self.trials = listed[0], listed[1], listed[2], listed[3]
+        self.tables = tables(places, tokens, parents, first, sizes)
+        self.known = self.drawn_from.double().cpu().numpy()
+        self._rows = [self.logits[place].cpu() for place in places]
+        self._laws: dict[int, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+
+    def law_of(
+        self, node: int, params: SamplingParams
+    ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Probabilities behind a node of a tree, whose parameters are always the same."""
+        if node not in self._laws:
+            self._laws[node] = law(self._rows[node], params)
+        return self._laws[node]
+
+
+ROUNDING = 1e-5
+"""Of a probability, relative to it."""
+MOST_UNKNOWN = 0.03
+"""Of what rejections leave of all probabilities, before a walk is given up."""
+
+
+def expected_walk(
+    forest: Trials, tree: int, params: SamplingParams, seed: int, columns: int
+) -> tuple[list[int], list[tuple[float, float]]] | None:
+    """What multi-step speculative sampling accepts, by its definition in float64.
+
+    Returns:
+        Nodes, and for each token how far the sums may be from the number that draws it, below and
+        behind it; None: a coin is too close to its odds to tell, or too little is left.
+    """
+    _, tokens, _, first, counts = (table.tolist() for table in forest.tables)
+    at, tried, children, drawn = (table.tolist() for table in forest.trials)
+    if not counts[tree]:
+        return [], []
+    coins, draws = (key_of(seed, use, 5) for use in (COIN, DRAW))
+    nodes, asked = [0], 0
+    while True:
+        own = first[tree] + nodes[-1]
+        left = forest.law_of(own, params)
+        unknown = ROUNDING * left
+        trials = range(at[own], at[own] + min(tried[own], 64)) if len(nodes) < columns else ()
+        for trial in trials:
+            token, asked = tokens[first[tree] + children[trial]], asked + 1
+            by = np.zeros_like(left)
+            by[token] = 1.0
+            if drawn[trial] >= 0:
+                by = forest.known[drawn[trial]]
+            odds, coin = left[token] / by[token], uniform(coins, asked)
+            if abs(odds - coin) <= unknown[token] / by[token] and odds > 0:
+                return None
+            if coin < odds:
+                nodes.append(children[trial])
+                break
+            rest = np.maximum(left - by, 0.0) if drawn[trial] >= 0 else left * (1 - by)
+            if unknown.sum() > MOST_UNKNOWN * rest.sum():
+                return None
+            left = rest / rest.sum()
+            unknown = (unknown + left * unknown.sum()) / rest.sum()
+        else:
+            sums = np.cumsum(left)
+            u = uniform(draws, asked + 1) * sums[-1]
+            margins = zip(np.concatenate([[0.0], sums[:-1]]) - u, sums - u, strict=True)
+            most = unknown.sum()
+            return nodes[1:], [(below - most, above + most) for below, above in margins]
+
+
+@by_type
+@pytest.mark.parametrize(
+    ("vocabulary", "layout"), [*product((5, 300, 32000), LAYOUTS), (128256, "whole")]
+)
+def test_speculative_sampling_is_its_definition(
+    vocabulary: int, layout: str, dtype: torch.dtype
+) -> None:
+    sizes, columns, told, accepted = (9, 1, 0, 33, 64, 5, 17, 2), 5, 0, 0
+    forest = Trials(vocabulary, vocabulary, sizes, layout, dtype)
+    of_trees = [PARAMS[(2 * number + vocabulary) % 7] for number in range(len(sizes))]
+    for seed in range(16):
+        keys = [
+            key_bits(*(key_of(seed + 100 * n, use, 5) for use in (COIN, DRAW))) for n in range(8)
+        ]
+        whole = new_path(len(sizes) + 1, columns)
+        path = whole[0][:-1], whole[1][:-1], whole[2][:-1]
+        cuda.mss_walk(
+            forest.logits,
+            params_table(of_trees),
+            torch.tensor(keys, device=DEVICE),
+            forest.drawn_from,
+            *forest.trials,
+            *forest.tables,
+            *path,
+        )
+        assert all(bool((one[-1] == -7).all()) for one in whole)  # what is no tree's
+        for tree, params in enumerate(of_trees):
+            right = expected_walk(forest, tree, params, seed + 100 * tree, columns)
+            if right is None:
+                continue
+            nodes, margins = right
+            found = path[1][tree].tolist()
+            first = int(forest.tables[3][tree])
+            tokens = [int(forest.tables[1][first + node]) for node in nodes]
+            own = [found[len(nodes)]] if margins else []
+            assert_path(path, tree, nodes, [*tokens, *own])
+            for token in own:
+                below, behind = margins[token]
+                assert below <= 0 <= behind
+            told += 1
+            accepted += len(nodes)
+    assert told > 64
+    assert accepted > 20
 
 
 def test_the_law_of_a_speculated_token_is_the_llms() -> None:
