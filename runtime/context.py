@@ -463,12 +463,15 @@ class Runtime:
                 self._check_made([value], what)
             self._stream.submit(ValueMove(self._machine, future))
             future.ranks = self._everyone
-        if future.is_ready:  # there is no value to wait for, or it was asked for before
+        is_in_order, num_ranks = self._stream.executor.is_in_order, self._machine.num_ranks
+        # Where a task has run when it is issued, a GPU may be busy with what comes behind it.
+        is_settled = future.holds_value and is_in_order and num_ranks == 1
+        if future.is_ready and not is_settled:  # there is no value, or it was asked for before
             self._stream.wait(None)
-        elif not self._stream.executor.is_in_order:
+        elif not is_in_order:
             seen = Observation([value], f"launch {future.launch}")
             self._stream.wait([self._stream.submit(seen)])
-        elif self._machine.num_ranks > 1:
+        else:
             self._stream.wait(())
         self._check_made([value], what)
         if not future.is_ready:

@@ -56,8 +56,16 @@ class Future:
         """Whether the value is here."""
         return self._value is not _NOTHING
 
+    @property
+    def holds_value(self) -> bool:
+        """Whether a value is here, and not just the news that the task has none."""
+        return self._value is not _NOTHING and self._value is not None
+
     def get(self) -> Any:
-        """The value; waits for it.
+        """The value; waits for it, and where there is none for all that was issued.
+
+        What a task leaves on a GPU need not be there when its value is: whoever returns a tensor
+        there has to say when it may be read.
 
         Raises:
             PoisonedError: the task raised, or one that it depends on.

@@ -116,8 +116,9 @@ class CudaExecutor(SerialExecutor):
         return _Graph(graph, len(calls))
 
     def wait(self, ids: Collection[LaunchId] | None) -> None:
-        """Return when the GPU has done all that was issued."""
-        self._stream.synchronize()
+        """Return when the GPU has done all that was issued; for no operations at once."""
+        if ids is None or ids:
+            self._stream.synchronize()
 
     def close(self) -> None:
         """Wait for the GPU."""

@@ -137,3 +137,34 @@ def test_nobody_waits_for_what_is_issued() -> None:
         assert not done.query()
         runtime.fence()
         assert done.query()
+
+
+@task(x=WD)
+def clear(x: Tensor) -> None:
+    x.zero_()
+
+
+@task(x=R)
+def tell(x: Tensor) -> int:
+    return len(x)
+
+
+@task(x=RW)
+def mark(x: Tensor, event: Any) -> None:
+    event.record()
+
+
+def test_a_value_waits_for_nothing_that_was_issued_before() -> None:
+    runtime, size = gpu_runtime(), 1 << 24
+    x = runtime.region("x", (size,), {"value": torch.int64}).part()
+    runtime.launch(clear, x=x)
+    runtime.fence()
+    done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    for _ in range(200):
+        runtime.launch(scale, x=x, by=3)
+    runtime.launch(mark, x=x, event=done)
+    assert runtime.launch(tell, x=x).get() == size
+    assert not done.query()
+    runtime.fence()
+    assert done.query()
+    runtime.close()
