@@ -12,4 +12,4 @@ format:
 	ruff check --fix .
 
 test:            ## unit, property, golden, examples and doctests
-	python -P -m pytest
+	python -P -m pytest -n 2

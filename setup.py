@@ -49,6 +49,7 @@ setup(
             "mpi4py>=4.1",
             "mpich>=4.2",  # MPI from a wheel: nothing from the system
             "pytest>=8",
+            "pytest-xdist>=3.6",  # tests on two cores
             "hypothesis>=6.100",  # states laws, looks for exceptions
             "transformers>=4.57",  # the judge of our Llama and Qwen2
             "ruff==0.17.6",  # formatting is part of the tests: pinned
