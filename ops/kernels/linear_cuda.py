@@ -112,7 +112,7 @@ def few_linear(
         f"linear<{TYPES[x.dtype]}, {str(is_gated).lower()}>",
         (-(-out.shape[1] // (8 if is_gated else 16)),),
         256,
-        _arguments(x, weight, bias, out),
+        [x, np.int64(x.stride(0)), weight, *_rest(x, bias, out)],
         shared_bytes=FEW_SHARED_BYTES,
     )
 
@@ -120,9 +120,10 @@ def few_linear(
 def streamed_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, is_gated: bool = False
 ) -> None:
-    """The same where :func:`fits_streamed`; a row's bits do not depend on the others.
+    """See :func:`try_linear`; where :func:`fits_streamed`, for any rows.
 
-    Rows are taken :data:`MOST_ROWS` at a time: the weight is read for each so many of them.
+    A row's bits do not depend on the others. Rows are taken :data:`MOST_ROWS` at a time, and the
+    weight is read for each so many of them.
     """
     how = cut(out.shape[1], x.shape[1], is_gated)
     weight_map = matrix_map(weight, how.width, STEP)
@@ -132,14 +133,13 @@ def streamed_linear(
         stage = (tiles * TILE_ROWS + how.lines) * STEP * x.itemsize
         stages = min(MOST_STAGES, STREAMED_BYTES // stage)
         instance = f"{how.piece}, {how.pieces}, {tiles}, {stages}, {str(is_gated).lower()}"
-        *_, given, written, stride, rows, features, inner = _arguments(some, weight, bias, to)
         x_map = matrix_map(some, tiles * TILE_ROWS, STEP)
         launch(
             "linear_streamed.cu",
             f"streamed_linear<{TYPES[x.dtype]}, {instance}>",
             (how.parts, -(-out.shape[1] // how.width)),
             tiles * 128 + 32,
-            [weight_map, x_map, given, written, stride, rows, features, inner],
+            [weight_map, x_map, *_rest(some, bias, to)],
             shared_bytes=stages * (stage + _BARRIER_BYTES),
             cluster=how.parts,
         )
@@ -205,13 +205,9 @@ def cut(features: int, inner: int, is_gated: bool) -> Cut:
     return min(cuts, key=cost)
 
 
-def _arguments(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor
-) -> list[Tensor | np.generic]:
+def _rest(x: Tensor, bias: Tensor | None, out: Tensor) -> list[Tensor | np.generic]:
+    """Arguments behind x and the weight."""
     return [
-        x,
-        np.int64(x.stride(0)),
-        weight,
         np.uint64(0) if bias is None else bias,
         out,
         np.int64(out.stride(0)),

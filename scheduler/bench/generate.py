@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from time import perf_counter
 from typing import Protocol
@@ -18,6 +19,7 @@ from specinfer.scheduler.assembly import cost_of_steps
 from specinfer.scheduler.bench.loading import Loaded
 from specinfer.scheduler.bench.report import Row, repeated
 from specinfer.scheduler.bench.timing import Tell, silent
+from specinfer.scheduler.drafting import Drafting
 from specinfer.scheduler.engine import Engine
 from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
@@ -143,11 +145,13 @@ def make_writers(llm: Loaded, ssm: Loaded | None, ways: Ways) -> dict[str, Write
     decoder = llm.decoder(ways.requests, nodes, most)
     is_gpu = llm.place.device != "cpu"
 
-    def writer(*speculators: Speculator, adapts: bool = False) -> EngineWriter:
-        lookahead, drafting = AHEAD if is_gpu else 0, None
-        if adapts:
-            cost, rows = cost_of_steps(decoder, nodes), decoder.model.limits.rows
-            drafting = AdaptiveTrees(speculators, cost, rows, llm.place.runtime.agree)
+    # As an engine has it that serves.
+    cost = cache(
+        lambda: cost_of_steps(decoder, nodes) if is_gpu else measure_step_cost(llm.matrices())
+    )
+
+    def writer(*speculators: Speculator, drafting: Drafting | None = None) -> EngineWriter:
+        lookahead = AHEAD if is_gpu else 0
         engine = Engine(decoder, speculators, drafting, lookahead=lookahead, lanes=is_gpu)
         return EngineWriter(engine, ways.max_new_tokens, ways.eos_ids)
 
@@ -161,12 +165,12 @@ def make_writers(llm: Loaded, ssm: Loaded | None, ways: Ways) -> dict[str, Write
         largest = expansions[sizes.index(max(sizes))]
         together.append(SSMSpeculator(ssm.name, drafter, largest))
     if ways.ngram:
-        # As an engine has it that serves.
-        cost = cost_of_steps(decoder, ways.ngram) if is_gpu else measure_step_cost(llm.matrices())
-        writers["n-grams"] = writer(NGramSpeculator(ways.ngram, cost=cost))
+        writers["n-grams"] = writer(NGramSpeculator(ways.ngram, cost=cost()))
         together.append(NGramSpeculator(ways.ngram, cost=FREE))
     if ssm:
-        writers[ADAPTIVE] = writer(*together, adapts=True)
+        rows, agree = decoder.model.limits.rows, llm.place.runtime.agree
+        drafting = AdaptiveTrees(together, cost(), rows, agree)
+        writers[ADAPTIVE] = writer(*together, drafting=drafting)
     return writers
 
 

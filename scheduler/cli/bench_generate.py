@@ -149,15 +149,24 @@ def _planted(args: argparse.Namespace, place: Place) -> _Pair:
     """Random weights whose agreement is chosen."""
     names = [args.llm, *([args.ssm] if args.ssm else [])]
     configs = [config_of(name) for name in names]
-    sizes = {config["vocab_size"] for config in configs}
-    if len(sizes) > 1:
-        raise ConfigError(f"--ssm {args.ssm}: expected as many tokens as {args.llm} has")
+    check_vocabularies(args.llm, args.ssm or args.llm)
     shares = shares_of(args.shares) if args.shares else SHARES
     llm = load_planted(args.llm, place, (1.0,))
     ssm = load_planted(args.ssm, place, shares) if args.ssm else None
     count = args.prompts or max(PLANTED_PROMPTS, *args.requests)
     texts = prompts(count, configs[0]["vocab_size"])
     return _Pair(llm, ssm, configs, texts, (), configs[0]["max_position_embeddings"])
+
+
+def check_vocabularies(llm: str, ssm: str) -> None:
+    """Refuse models of random weights that do not have as many tokens each.
+
+    Raises:
+        ConfigError: they have not.
+    """
+    expected, found = config_of(llm)["vocab_size"], config_of(ssm)["vocab_size"]
+    if found != expected:
+        raise ConfigError(f"--ssm {ssm}: has {found} tokens, expected {expected}, as {llm} has")
 
 
 def shares_of(text: str) -> tuple[float, ...]:

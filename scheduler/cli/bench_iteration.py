@@ -16,7 +16,7 @@ from specinfer.scheduler.bench.planted import SHARES, load_planted, prompts
 from specinfer.scheduler.bench.report import Row
 from specinfer.scheduler.bench.shapes import SHAPES, config_of
 from specinfer.scheduler.bench.timing import Clock, Tell
-from specinfer.scheduler.cli.bench_generate import CEILING_STEPS, shares_of
+from specinfer.scheduler.cli.bench_generate import CEILING_STEPS, check_vocabularies, shares_of
 
 
 def measure_iteration(args: argparse.Namespace, tell: Tell) -> tuple[Sequence[str], list[Row]]:
@@ -37,9 +37,7 @@ def measure_iteration(args: argparse.Namespace, tell: Tell) -> tuple[Sequence[st
             raise ConfigError(
                 f"--{option} is {name}, expected a model of random weights: {', '.join(SHAPES)}"
             )
-    vocabulary = config_of(args.llm)["vocab_size"]
-    if config_of(args.ssm)["vocab_size"] != vocabulary:
-        raise ConfigError(f"--ssm {args.ssm}: expected as many tokens as {args.llm} has")
+    check_vocabularies(args.llm, args.ssm)
     shares = shares_of(args.shares) if args.shares else SHARES
     dtype, most = getattr(torch, args.dtype), max(args.requests)
     ceilings = measure_ceilings(args.device, dtype, Clock(CEILING_STEPS, args.repeats, tell))
@@ -49,5 +47,6 @@ def measure_iteration(args: argparse.Namespace, tell: Tell) -> tuple[Sequence[st
         ssm = load_planted(args.ssm, place, shares)
         sizes = Sizes(args.requests, args.tree or EXPANSIONS[-1:])
         clock = Clock(args.steps, args.repeats, tell)
-        found = measure_iterations(llm, ssm, prompts(most, vocabulary), sizes, clock)
+        texts = prompts(most, config_of(args.llm)["vocab_size"])
+        found = measure_iterations(llm, ssm, texts, sizes, clock)
         return HEADS, [*ceilings.rows, *found]

@@ -207,7 +207,7 @@ def test_a_network_has_no_weights_of_its_own(tmp_path: Path) -> None:
         (("--llm", "tiny", "--shares", "0.9,0.3"), "at most 1 together"),
         (("--llm", "tiny", "--shares", "much"), "expected shares"),
         (("--shares", "0.5"), "are for models of random weights"),
-        (("--llm", "tiny", "--ssm", "llama-68m"), "expected as many tokens as tiny has"),
+        (("--llm", "tiny", "--ssm", "llama-68m"), "has 32000 tokens, expected 512, as tiny has"),
         (("--llm", "tiny", "--tree", "1,1"), "expected --ssm, too"),
         (("--llm", "tiny", "--tree", "1,0"), "found '0'"),
         (("--prompts", "0"), "--prompts is 0, expected at least 1"),

@@ -180,7 +180,7 @@ def test_figures_of_several_units_say_which(capsys: pytest.CaptureFixture[str]) 
     [
         (("--llm", "smollm2-135m"), "--llm is smollm2-135m, expected a model of random weights"),
         (("--ssm", "smollm2-135m"), "--ssm is smollm2-135m"),
-        (("--ssm", "llama-68m"), "expected as many tokens as tiny has"),
+        (("--ssm", "llama-68m"), "has 32000 tokens, expected 512, as tiny has"),
         (("--shares", "2"), "at most 1 together"),
         (("--steps", "0"), "--steps is 0, expected at least 1"),
     ],

@@ -6,16 +6,13 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
+from lane_drafts import DRAFTS, GOOD, MODEL, PROMPTS, SIZES
 from tiny_models import (
     Bench,
     Draft,
-    Sizes,
     audit_kv,
     make_bench,
-    noisy_copy,
     plain_greedy,
-    reduced,
-    tiny_model,
 )
 
 from specinfer.scheduler import engine
@@ -25,24 +22,8 @@ from specinfer.scheduler.lanes.rungs import Rung
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
 from specinfer.scheduler.speculators import Speculator
-from specinfer.scheduler.speculators.ngram import NGramSpeculator
 from specinfer.scheduler.step_cost import StepCost
 
-MODEL = tiny_model(4)
-GOOD = Draft(noisy_copy(MODEL, 1, 0.02), (2, 1, 1))
-OTHER = Draft(noisy_copy(MODEL, 2, 0.05), (3, 2))
-KNOWN = tuple(sorted({*range(1, 40, 3), 5, 6, 0, 2}))
-FEW = Draft(reduced(GOOD.model, KNOWN), (2, 2, 1), known=(KNOWN, 40))
-SIZES = Sizes(requests=3, rows=64, length=128)
-DRAFTS: dict[str, list[Draft | Speculator]] = {
-    "an SSM": [GOOD],
-    "two SSMs": [GOOD, OTHER],
-    "n-grams": [NGramSpeculator()],
-    "an SSM that knows few tokens": [FEW],
-    "three": [FEW, OTHER, NGramSpeculator(4)],
-    "an SSM and n-grams": [GOOD, NGramSpeculator(6, min_match=1, max_places=3)],
-}
-PROMPTS = [[1, 2, 3], [4, 5], [7] * 20, list(range(30)), [9, 8, 7, 6, 5], [3]]
 SAMPLED = [
     SamplingParams(temperature=0.8, seed=7),
     SamplingParams(temperature=1.3, top_p=0.7, seed=(1 << 64) - 1),

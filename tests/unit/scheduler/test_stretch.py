@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from lane_drafts import DRAFTS, GOOD, MODEL, PROMPTS, SIZES
 from tiny_models import (
     Bench,
     Draft,
     Sizes,
     make_bench,
-    noisy_copy,
     plain_greedy,
-    reduced,
-    tiny_model,
 )
 
 from specinfer.scheduler.kv_pages import num_pages
@@ -28,22 +26,7 @@ from specinfer.scheduler.speculators.suffixes import SuffixIndex
 from specinfer.scheduler.stats import Stats
 from specinfer.scheduler.token_tree import TokenTree
 
-MODEL = tiny_model(4)
-GOOD = Draft(noisy_copy(MODEL, 1, 0.02), (2, 1, 1))
-OTHER = Draft(noisy_copy(MODEL, 2, 0.05), (3, 2))
-KNOWN = tuple(sorted({*range(1, 40, 3), 5, 6, 0, 2}))
-FEW = Draft(reduced(GOOD.model, KNOWN), (2, 2, 1), known=(KNOWN, 40))
-SIZES = Sizes(requests=3, rows=64, length=128)
-DRAFTS: dict[str, list[Draft | Speculator]] = {
-    "incremental": [],
-    "an SSM": [GOOD],
-    "two SSMs": [GOOD, OTHER],
-    "n-grams": [NGramSpeculator()],
-    "an SSM that knows few tokens": [FEW],
-    "three": [FEW, OTHER, NGramSpeculator(4)],
-    "an SSM and n-grams": [GOOD, NGramSpeculator(6, min_match=1, max_places=3)],
-}
-PROMPTS = [[1, 2, 3], [4, 5], [7] * 20, list(range(30)), [9, 8, 7, 6, 5], [3]]
+WAYS: dict[str, list[Draft | Speculator]] = {"incremental": [], **DRAFTS}
 
 
 def request(id: int, prompt: list[int], max_new_tokens: int = 40, eos: int = -1) -> Request:
@@ -51,7 +34,7 @@ def request(id: int, prompt: list[int], max_new_tokens: int = 40, eos: int = -1)
 
 
 def bench_of(drafts: str, ahead: int, sizes: Sizes = SIZES) -> Bench:
-    return make_bench(MODEL, DRAFTS[drafts], sizes, lookahead=ahead, lanes=True)
+    return make_bench(MODEL, WAYS[drafts], sizes, lookahead=ahead, lanes=True)
 
 
 def assert_free(bench: Bench, sizes: Sizes = SIZES) -> None:
@@ -67,7 +50,7 @@ def issued(bench: Bench) -> int:
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
-@pytest.mark.parametrize("drafts", DRAFTS)
+@pytest.mark.parametrize("drafts", WAYS)
 def test_writes_what_the_oracle_writes(drafts: str, ahead: int) -> None:
     bench = bench_of(drafts, ahead)
     for _ in range(2):  # the second time under the same numbers
@@ -78,7 +61,7 @@ def test_writes_what_the_oracle_writes(drafts: str, ahead: int) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("drafts", DRAFTS)
+@pytest.mark.parametrize("drafts", WAYS)
 def test_tells_what_the_other_way_tells(drafts: str, temperature: float) -> None:
     """Tokens, trees and accepted nodes of each iteration, for a request alone."""
 
@@ -93,7 +76,7 @@ def test_tells_what_the_other_way_tells(drafts: str, temperature: float) -> None
         return [] if tree is None else [tree.path(node) for node in range(len(tree))]
 
     ours = told(bench_of(drafts, 1))
-    plain = told(make_bench(MODEL, DRAFTS[drafts], SIZES))
+    plain = told(make_bench(MODEL, WAYS[drafts], SIZES))
     # Near the end of its text the host allows no deeper trees than what may still be written.
     depth = 17
     assert ours[:-depth] == plain[:-depth]
@@ -110,11 +93,11 @@ SAMPLED = [
 ]
 
 
-@pytest.mark.parametrize("drafts", DRAFTS)
+@pytest.mark.parametrize("drafts", WAYS)
 def test_samples_what_the_other_way_samples(drafts: str) -> None:
     """Also beside a request that does not."""
     texts = []
-    for bench in (bench_of(drafts, 1), make_bench(MODEL, DRAFTS[drafts], SIZES)):
+    for bench in (bench_of(drafts, 1), make_bench(MODEL, WAYS[drafts], SIZES)):
         requests = [request(id, prompt) for id, prompt in enumerate(PROMPTS)]
         for one, params in zip(requests, SAMPLED, strict=True):
             one.sampling = params
@@ -148,7 +131,7 @@ def test_other_ways_to_sample_are_for_the_host(
 @pytest.mark.parametrize("seed", range(6))
 def test_requests_come_go_and_are_cancelled(seed: int) -> None:
     generator = random.Random(seed)
-    drafts = generator.choice(list(DRAFTS))
+    drafts = generator.choice(list(WAYS))
     bench = bench_of(drafts, generator.choice([1, 2]))
     all_of_them: dict[int, Request] = {}
     cancelled: set[int] = set()
@@ -210,7 +193,7 @@ def test_a_corpus_is_searched_on_the_host() -> None:
     assert not [t for t in bench.engine.runtime.traces if t.name == "lanes"]
 
 
-@pytest.mark.parametrize("drafts", DRAFTS)
+@pytest.mark.parametrize("drafts", WAYS)
 def test_counts_what_the_other_way_counts(drafts: str) -> None:
     """All statistics, of trees that are never made."""
 
@@ -220,6 +203,6 @@ def test_counts_what_the_other_way_counts(drafts: str) -> None:
             pass
         return bench.engine.stats
 
-    ours, plain = counted(bench_of(drafts, 1)), counted(make_bench(MODEL, DRAFTS[drafts], SIZES))
+    ours, plain = counted(bench_of(drafts, 1)), counted(make_bench(MODEL, WAYS[drafts], SIZES))
     ours.seconds = plain.seconds = {}
     assert ours == plain
