@@ -6,14 +6,14 @@ tree-based decoding computes every node once. Both are one forward pass here, ov
 the same model. Weights are random: time does not depend on them.
 
     python -m benchmarks.tree_decoding [--shape smollm2-135m] [--batches 1 2 4 8 16]
+    python -m benchmarks.tree_decoding --shape llama-7b --device cuda --dtype bfloat16 --steps 10
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from statistics import median, stdev
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,27 +22,18 @@ from rich.progress import track
 from benchmarks.launch_cost import SMOLLM2
 from benchmarks.replay import WIDTHS, expansion
 from benchmarks.report import RESULTS, Row, markdown, plot, write
-from specinfer.models.batch import BatchLimits
 from specinfer.models.compiler import compile_graph
 from specinfer.models.definition import definition_for
-from specinfer.models.model import Model, weight_regions
-from specinfer.runtime.context import Runtime
-from specinfer.scheduler.decoder import Decoder, Work
-from specinfer.scheduler.kv_pages import KVPages, num_pages
+from specinfer.scheduler.bench.loading import Loaded, Place
+from specinfer.scheduler.bench.report import repeated
+from specinfer.scheduler.bench.shapes import config_of, random_weights
+from specinfer.scheduler.bench.timing import Clock, waiter
+from specinfer.scheduler.decoder import Work
 from specinfer.scheduler.token_tree import TokenTree
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smollm2-135m": SMOLLM2,
-    "llama-68m": {
-        **SMOLLM2,
-        "vocab_size": 32000,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 12,
-        "tie_word_embeddings": False,
-    },
+    **{name: config_of(name) for name in ("llama-68m", "llama-7b")},
 }
 PATHS = max(WIDTHS)
 
@@ -69,78 +60,39 @@ def works(width: int, batch: int, *, as_tree: bool) -> list[Work]:
     ]
 
 
-class Bench:
-    """A model of a shape with texts of one length.
-
-    Args:
-        config: its shape.
-        batch: most requests.
-        context: tokens of each text.
-    """
-
-    def __init__(self, config: dict[str, Any], batch: int, context: int) -> None:
-        program = compile_graph(definition_for(config).build(config))
-        requests, nodes = batch * PATHS, len(tree_of(PATHS))
-        rows = max(batch * nodes, requests * (1 + len(expansion(1))), context)
-        limits = BatchLimits(
-            rows=rows,
-            requests=requests,
-            context=context + 16,
-            nodes=max(nodes, context),
-            logit_rows=rows,
-        )
-        slots = KVPages(requests * num_pages(context + 16), requests, nodes)
-        runtime = Runtime()
-        weights = {n: 0.02 * torch.randn(shape) for n, shape in program.weights.items()}
-        model = Model(runtime, program, weight_regions(runtime, weights), limits, slots.num_slots)
-        self._decoder = Decoder(model, slots)
-        self._context = context
-        for request in range(requests):
-            slots.reserve(request, context + 16)
-            chain = [request % 7] * context
-            self._decoder.step([Work(request=request, chain=chain, chain_logits=False)])
-
-    def _hold(self, request: int) -> None:
-        """Have a text be as long as before."""
-        slots = self._decoder.slots
-        slots.release(request)
-        slots.reserve(request, self._context + 16)
-        slots.commit(request, self._context)
-
-    def seconds(self, asked: Sequence[Work], repeats: int) -> list[float]:
-        """Of a step, some times; texts stay as they are."""
-        found = []
-        for _ in range(repeats + 3):  # recorded, verified, warm
-            start = perf_counter()
-            self._decoder.step(asked)
-            found.append(perf_counter() - start)
-            for work in asked:
-                self._hold(work.request)
-        return found[3:]
-
-
-def measure(shape: str, batches: Sequence[int], context: int, repeats: int) -> list[Row]:
-    """Milliseconds of each step."""
+def measure(
+    shape: str, place: Place, batches: Sequence[int], context: int, clock: Clock
+) -> list[Row]:
+    """Milliseconds of each step; those of a batch take turns."""
+    program = compile_graph(definition_for(SHAPES[shape]).build(SHAPES[shape]))
+    tensors = random_weights(program.weights, place.dtype, place.device)
+    model = Loaded.of(shape, place, program, tensors)
+    most, nodes = max(batches) * PATHS, len(tree_of(PATHS)) - 1
+    length = context + 2 * len(WIDTHS) + 2  # each way's root is one more token of the text
+    decoder = model.decoder(most, nodes, length)
+    for field in ("k", "v"):
+        place.runtime.read(decoder.model.kv.part(None, field)).normal_()
+    waiter(place.device)()
     rows = []
     for batch in track(batches, "batches"):
-        bench = Bench(SHAPES[shape], batch, context)
-        plain = [Work(request=request, chain=[0]) for request in range(batch)]
-        asked = {"incremental": plain}
+        for request in range(batch * PATHS):
+            decoder.slots.admit(request, [0])
+            decoder.slots.grow(request, length)
+            decoder.slots.commit(request, context)
+        asked = {"incremental": [Work(request=request, chain=[0]) for request in range(batch)]}
         for width in WIDTHS:
             asked[f"tree {width}"] = works(width, batch, as_tree=True)
             asked[f"sequences {width}"] = works(width, batch, as_tree=False)
-        for name, step in asked.items():
-            times = [1e3 * t for t in bench.seconds(step, repeats)]
-            count = sum(work.num_rows for work in step)
-            rows.append(
-                Row(
-                    name=f"{shape}/batch {batch}/{name}",
-                    value=median(times),
-                    unit="ms",
-                    spread=stdev(times),
-                    against={"rows": count},
-                )
-            )
+        steps = {
+            name: partial(decoder.model.forward, decoder.frame(w)) for name, w in asked.items()
+        }
+        seconds = clock.seconds(steps, place.runtime.fence, f"batch {batch}")
+        for request in range(batch * PATHS):
+            decoder.slots.release(request)
+        for name, found in seconds.items():
+            against = {"rows": sum(work.num_rows for work in asked[name])}
+            times = [1e3 * one for one in found]
+            rows.append(repeated(f"{shape}/batch {batch}/{name}", times, "ms", against))
     return rows
 
 
@@ -171,10 +123,15 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8, 16])
     parser.add_argument("--context", type=int, default=128, help="tokens of each text")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--steps", type=int, default=1, help="in a row, for one time")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    torch.set_grad_enabled(False)
-    rows = measure(args.shape, args.batches, args.context, args.repeats)
+    place = Place.new(args.device, getattr(torch, args.dtype))
+    with place.runtime:
+        clock = Clock(args.steps, args.repeats)
+        rows = measure(args.shape, place, args.batches, args.context, clock)
     print(tables(rows, args.shape, args.batches))
     name = f"tree_decoding_{args.shape}"
     print(write(name, rows))
