@@ -5,7 +5,7 @@ ours with it, (c) the committed reference, computed in float64 with other softwa
 so a choice between two tokens whose float64 logits lie within 1e-3 of each other may fall
 otherwise: such a difference is listed as a tie. Any other is a mismatch, and the exit code is 1.
 
-    python -m benchmarks.exactness smollm2-135m
+    python -m benchmarks.exactness smollm2-135m [--device cuda]
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def check(model: str, options: argparse.Namespace) -> tuple[list[Row], bool]:
     prompts = {
         f"{name}/{e.id}": prompt_set(name)[e.id] for name, entries in sets.items() for e in entries
     }
-    label = f"{model}-float32-{options.tokens}"
+    label = f"{model}-{options.device}-float32-{options.tokens}"
     plain = generate(model, (), prompts, Cache(options.cache, f"{label}-plain"), options)
     drafts = DRAFTS[model]
     cache = Cache(options.cache, f"{label}-speculative")
@@ -202,12 +202,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=0, help="only the first prompts of each set")
     parser.add_argument("--tokens", type=int, default=128, help="most new tokens")
     parser.add_argument("--requests", type=int, default=16, help="requests at once")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--cache", type=Path, help="folder of finished prompts, to go on from")
     parser.add_argument("--out", default="", help="name of the result file")
     options = parser.parse_args(arguments)
     rows, good = check(options.model, options)
     print(table(rows))
-    print(write(options.out or f"exactness_{options.model}", rows))
+    suffix = "" if options.device == "cpu" else f"_{options.device}"
+    print(write(options.out or f"exactness_{options.model}{suffix}", rows))
     return 0 if good else 1
 
 

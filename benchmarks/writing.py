@@ -138,6 +138,7 @@ def generate(
             ssms=drafts,
             speculation=SpeculationConfig(adaptive=False),
             batch=BatchConfig(max_requests=options.requests),
+            device=options.device,
         )
         requests = llm.submit([prompts[key] for key in missing])
         keys = {request.id: key for request, key in zip(requests, missing, strict=True)}

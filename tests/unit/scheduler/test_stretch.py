@@ -17,6 +17,7 @@ from tiny_models import (
 )
 
 from specinfer.scheduler.kv_pages import num_pages
+from specinfer.scheduler.lanes.loop import Issued, LaneLoop
 from specinfer.scheduler.late_tree import LateTree
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.sampling.params import SamplingParams
@@ -47,6 +48,27 @@ def issued(bench: Bench) -> int:
     """Iterations over lanes so far."""
     (trace,) = [t for t in bench.engine.runtime.traces if t.name == "lanes"]
     return trace.stats.replayed + trace.stats.analysed
+
+
+@pytest.mark.parametrize("drafts", WAYS)
+def test_lanes_that_nobody_needs_write_nothing(
+    drafts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lanes are 6 for 5 texts, as for 6, so that few numbers of them are recorded."""
+    numbers, issue = set[int](), LaneLoop.issue
+
+    def told(loop: LaneLoop, lanes: int, rung: int) -> Issued:
+        numbers.add(lanes)
+        return issue(loop, lanes, rung)
+
+    monkeypatch.setattr(LaneLoop, "issue", told)
+    sizes = Sizes(requests=7, rows=320, length=128)
+    bench = bench_of(drafts, 1, sizes)
+    for count in (5, 6, 5):  # behind six, the sixth lane has an old text
+        requests = [request(id, PROMPTS[id]) for id in range(count)]
+        assert bench.write(requests) == [plain_greedy(MODEL, p, 40) for p in PROMPTS[:count]]
+    assert numbers == {6}
+    assert_free(bench, sizes)
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
