@@ -27,6 +27,26 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12,
         "num_key_value_heads": 12,
     },
+    "qwen2.5-1.5b": {
+        "model_type": "qwen2",
+        "vocab_size": 151936,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "rope_theta": 1000000.0,
+    },
+    "qwen2.5-0.5b": {
+        "model_type": "qwen2",
+        "vocab_size": 151936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "rope_theta": 1000000.0,
+    },
     "tiny": {
         "vocab_size": 512,
         "hidden_size": 64,
@@ -49,7 +69,7 @@ _OTHERS = {
 
 def config_of(name: str) -> dict[str, Any]:
     """The configuration of a model of :data:`SHAPES`."""
-    return SHAPES[name] | _OTHERS
+    return _OTHERS | SHAPES[name]
 
 
 def program_of(name: str) -> Program:

@@ -44,6 +44,8 @@ _FLOOR = (
     "The floor is what reading and multiplying takes at least, at the speeds of a plain read and of"
     " a large product, which the same run measures."
 )
+_RANDOM = "llama-7b, llama-68m, qwen2.5-1.5b, qwen2.5-0.5b or tiny"
+"""The names of `scheduler.bench.shapes`, which is imported only when the command runs."""
 _ROWS = (1, 8, 16, 32, 64, 128)
 _STEPS = 10
 _ITERATIONS = 64
@@ -83,8 +85,8 @@ def _add_step(commands: Subparsers) -> None:
         type=names,
         default=("llama-68m",),
         metavar="NAME,...",
-        help="models: llama-7b, llama-68m or tiny, which have random weights, or real ones, named"
-        " as for `specinfer generate` (default: llama-68m)",
+        help=f"models: {_RANDOM}, which have random weights, or real ones, named as for"
+        " `specinfer generate` (default: llama-68m)",
     )
     _add_sizes(parser, requests=(1,), contexts=(128, 1024), rows=_ROWS)
     add_common_options(parser, steps=_STEPS)
@@ -119,7 +121,7 @@ def _add_iteration(commands: Subparsers) -> None:
         " them drafting and the LLM's pass alone, each issued back to back; and on a GPU count what"
         " blocks the host. The time that the engine takes in addition is the host's.",
     )
-    group = parser.add_argument_group("models: llama-7b, llama-68m or tiny, of random weights")
+    group = parser.add_argument_group(f"models: {_RANDOM}, of random weights")
     group.add_argument("--llm", default="tiny", metavar="NAME", help="default: tiny")
     group.add_argument("--ssm", default="tiny", metavar="NAME", help="that guesses (default: tiny)")
     _add_shares(group)
@@ -166,8 +168,8 @@ def _add_generate(commands: Subparsers) -> None:
         "--llm",
         default=DEFAULT_LLM,
         metavar="NAME",
-        help="a model as for `specinfer generate`; or llama-7b, llama-68m or tiny, which have"
-        f" random weights, with an acceptance that is chosen (default: {DEFAULT_LLM})",
+        help=f"a model as for `specinfer generate`; or {_RANDOM}, which have random weights, with"
+        f" an acceptance that is chosen (default: {DEFAULT_LLM})",
     )
     group.add_argument("--ssm", metavar="NAME", help="that guesses, of the same kind")
     group.add_argument(
