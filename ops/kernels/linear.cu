@@ -1,9 +1,8 @@
 // Products of up to 8 rows with a weight, out = x weight^T: as fast as the weight can be read.
 //
 // The weight's rows are the left side of tensor-core tiles, rows of x their columns: a block has 16
-// features and all rows of x, and with few features a cluster of blocks shares what is summed over.
-// Each block cuts its share in SLICES parts, each summed in order by a warp, and the parts are added
-// in order: a row's result does not depend on how many there are.
+// features and all rows of x. What is summed over is cut in SLICES parts, each summed in order by a
+// warp, and the parts are added in order: a row's result does not depend on how many there are.
 //
 // Which number of a row stands where in a tile is free, as long as both sides agree: each thread
 // reads 16 bytes of two rows, which are its share of two products.
@@ -11,7 +10,6 @@
 // instances: linear<__nv_bfloat16, false>, linear<__nv_bfloat16, true>
 // instances: linear<__half, false>, linear<__half, true>
 #include "chain.cuh"
-#include "cluster.cuh"
 #include "mma.cuh"
 
 #define SLICES 8  // parts of a sum, and warps of a block
@@ -33,7 +31,7 @@ __device__ inline uint4 read_once(const void* from) {
 }
 
 // GATED: out = silu(x gate^T) * (x up^T), the weight is gate above up, and `features` are those of
-// one. The first dimension of the grid is a cluster, of one block where GATED.
+// one.
 template <typename T, bool GATED>
 __global__ void __launch_bounds__(SLICES * 32)
     linear(const T* x, Int x_stride, const T* __restrict__ weight, const T* __restrict__ bias,
@@ -43,13 +41,10 @@ __global__ void __launch_bounds__(SLICES * 32)
     begin();
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int row = lane / 4, pack = lane % 4, units = inner / STEP;
-    const int rank = blockIdx.x, blocks = gridDim.x, slab = blockIdx.y * WIDE;
-    const auto part_at = [=](int part) {
-        return units * (rank * SLICES + part) / (SLICES * blocks);
-    };
+    const auto part_at = [=](int part) { return units * part / SLICES; };
     const int first = part_at(warp), steps = part_at(warp + 1) - first;
     // Lines of the tile: `row`, and the one 8 further down.
-    const int low_line = slab + row;
+    const int low_line = blockIdx.x * WIDE + row;
     const int high_line = GATED ? features + min(low_line, features - 1) : low_line + 8;
     const int last = GATED ? 2 * features - 1 : features - 1;
     const T* low_row = weight + static_cast<Int>(min(low_line, features - 1)) * inner +
@@ -74,8 +69,7 @@ __global__ void __launch_bounds__(SLICES * 32)
                        x + x_row * x_stride + at * STEP + of_step * 8, true);
         }
     };
-    const int most = (units + SLICES * blocks - 1) / (SLICES * blocks);
-    const int chunks = (most + DEPTH - 1) / DEPTH;
+    const int chunks = ((units + SLICES - 1) / SLICES + DEPTH - 1) / DEPTH;
 #pragma unroll
     for (int chunk = 0; chunk < STAGES - 1; chunk++) {
         if (chunk < chunks) send(chunk);
@@ -118,30 +112,8 @@ __global__ void __launch_bounds__(SLICES * 32)
             value += parts[(part * X_ROWS + x_row) * PITCH + line];
         return value;
     };
-    if constexpr (!GATED) {
-        if (blocks > 1) {
-            const int at = SLICES * X_ROWS * PITCH;
-            if (thread < X_ROWS * WIDE) parts[at + thread] = total(thread / WIDE, thread % WIDE);
-            meet_cluster();
-            const int x_row = thread * 4 / WIDE, feature = slab + thread * 4 % WIDE;
-            if (thread % blocks == rank && x_row < rows) {
-                float4 value = {};
-                for (int block = 0; block < blocks; block++) {
-                    const float4 part = read_of(block, x_shared + (at + thread * 4) * 4);
-                    value.x += part.x, value.y += part.y, value.z += part.z, value.w += part.w;
-                }
-                const float own[4] = {value.x, value.y, value.z, value.w};
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    if (feature + i < features)
-                        out[x_row * out_stride + feature + i] =
-                            rounded<T>(bias ? own[i] + wide(bias[feature + i]) : own[i]);
-            }
-            return meet_cluster();  // others may still read what is here
-        }
-    }
     for (int i = thread; i < rows * WIDE; i += SLICES * 32) {
-        const int x_row = i / WIDE, line = i % WIDE, feature = slab + line;
+        const int x_row = i / WIDE, line = i % WIDE, feature = blockIdx.x * WIDE + line;
         if (feature >= features) continue;
         float value = total(x_row, line);
         if constexpr (GATED) {

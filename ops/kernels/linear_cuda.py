@@ -24,9 +24,6 @@ from specinfer.ops.kernels.cuda import TYPES, launch, matrix_map
 FEW, FEW_STEP, FEW_SHARED_BYTES = 8, 32, 64 << 10
 """Rows; what is summed over is a multiple of the step."""
 
-FEW_LEAST = 1024
-"""Numbers of a sum that a block has at least, if it is shared."""
-
 STEP, TILE_ROWS = 64, 64
 """What a tile of the other kernel has: numbers of the sum, and rows of x."""
 
@@ -83,11 +80,6 @@ def _has_groups(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) == (9, 0)
 
 
-@cache
-def _has_clusters(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (9, 0)
-
-
 def try_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, is_gated: bool = False
 ) -> bool:
@@ -115,29 +107,14 @@ def few_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor, *, is_gated: bool = False
 ) -> None:
     """See :func:`try_linear`; where :func:`fits`."""
-    blocks = -(-out.shape[1] // (8 if is_gated else 16))
-    parts = 1 if is_gated or not _has_clusters(x.device) else sharing(blocks, x.shape[1])
     launch(
         "linear.cu",
         f"linear<{TYPES[x.dtype]}, {str(is_gated).lower()}>",
-        (parts, blocks),
+        (-(-out.shape[1] // (8 if is_gated else 16)),),
         256,
         [x, np.int64(x.stride(0)), weight, *_rest(x, bias, out)],
         shared_bytes=FEW_SHARED_BYTES,
-        cluster=parts,
     )
-
-
-def sharing(blocks: int, inner: int) -> int:
-    """Blocks that share a sum of :func:`few_linear`, of which there are so many.
-
-    Two fit on a multiprocessor. A warp that has few numbers of a sum spends its time on beginning.
-
-    >>> sharing(56, 4864), sharing(96, 8960), sharing(56, 896), sharing(256, 11008)
-    (4, 2, 1, 1)
-    """
-    fitting = (n for n in PARTS if n * blocks <= 2 * PROCESSORS and n * FEW_LEAST <= inner)
-    return max(fitting, default=1)
 
 
 def streamed_linear(
