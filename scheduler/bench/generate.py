@@ -198,6 +198,7 @@ def measure_texts(
     *,
     warm: int,
     repeats: int,
+    most: int | None = None,
     tell: Tell = silent,
 ) -> Iterator[Row]:
     """Have all prompts written in all ways, in turn.
@@ -209,12 +210,13 @@ def measure_texts(
         requests: texts at once.
         warm: rounds before the clock counts: a step is recorded, then captured, then replayed.
         repeats: rounds that count.
+        most: groups of prompts that are written at once; None: all that there are.
         tell: is told of progress.
 
     Yields:
         A row for each way.
     """
-    groups = [prompts[at : at + requests] for at in range(0, len(prompts), requests)]
+    groups = [prompts[at : at + requests] for at in range(0, len(prompts), requests)][:most]
     rounds: dict[str, list[_Round]] = {mode: [] for mode in writers}
     done, total = 0, (warm + repeats) * len(writers) * len(groups)
     for turn in range(warm + repeats):
@@ -237,7 +239,7 @@ def measure_texts(
             "tokens per step": per_step,
             "efficiency": gain / per_step if per_step else None,
             "texts as plain": _num_equal([one.texts for one in own], plain[0].texts),
-            "texts": len(prompts),
+            "texts": sum(map(len, groups)),
         }
         yield repeated(f"{name}/{requests}/{mode}", speeds, "tokens/s", against)
 

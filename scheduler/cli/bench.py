@@ -205,6 +205,13 @@ def _add_generate(commands: Subparsers) -> None:
         "--prompts", type=int, metavar="N", help="the first N of them (default: all)"
     )
     group.add_argument(
+        "--groups",
+        type=int,
+        metavar="N",
+        help="as many times so many at once, at most, so that fewer at once take no longer"
+        " (default: until all are written)",
+    )
+    group.add_argument(
         "--max-new-tokens", type=int, default=128, metavar="N", help="of a text (default: 128)"
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on behind the end of the text")

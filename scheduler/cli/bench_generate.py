@@ -112,13 +112,14 @@ def measure_generate(args: argparse.Namespace, tell: Tell) -> tuple[Sequence[str
                 requests,
                 warm=WARM[args.device] if args.warm is None else args.warm,
                 repeats=args.repeats,
+                most=args.groups,
                 tell=tell,
             )
     return HEADS, rows
 
 
 def _check(args: argparse.Namespace) -> None:
-    least = {"prompts": 1, "max_new_tokens": 2, "pad_layers": 0, "ngram": 0, "warm": 0}
+    least = {"prompts": 1, "groups": 1, "max_new_tokens": 2, "pad_layers": 0, "ngram": 0, "warm": 0}
     for name, number in least.items():
         if (value := getattr(args, name)) is not None and value < number:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}, expected at least {number}")

@@ -98,6 +98,15 @@ def test_speeds_are_those_of_the_rounds_that_count() -> None:
     assert first.against["texts as plain"] == 3
 
 
+def test_of_many_groups_of_prompts_the_first_are_written() -> None:
+    writer = Said({n: [5, 6] for n in range(9)}, [1.0] * 2, steps=1)
+    rows = measure_texts(
+        "llm", {PLAIN: writer}, [[n] for n in range(9)], 2, warm=0, repeats=1, most=2
+    )
+    assert [row.against["texts"] for row in rows] == [4]
+    assert writer.calls == [2, 2]
+
+
 def test_texts_without_a_second_token_are_refused() -> None:
     writer = Said({1: [5]}, [1.0], steps=0)
     with pytest.raises(RequestError, match="end with their first token"):
