@@ -25,6 +25,7 @@ from specinfer.scheduler.errors import RequestError
 from specinfer.scheduler.request import Request
 from specinfer.scheduler.speculators import Speculator
 from specinfer.scheduler.speculators.ngram import NGramSpeculator
+from specinfer.scheduler.speculators.proposals import ReducedVocabulary
 from specinfer.scheduler.speculators.ssm import SSMSpeculator, level_sizes
 from specinfer.scheduler.step_cost import FREE, measure_step_cost
 
@@ -158,12 +159,15 @@ def make_writers(llm: Loaded, ssm: Loaded | None, ways: Ways) -> dict[str, Write
     writers: dict[str, Writer] = {PLAIN: writer()}
     together: list[Speculator] = []
     if ssm:
-        drafter = ssm.decoder(ways.requests, max(sizes), most)
-        for expansion in expansions:
-            name = label(expansion)
-            writers[name] = writer(SSMSpeculator(ssm.name, drafter, expansion))
-        largest = expansions[sizes.index(max(sizes))]
-        together.append(SSMSpeculator(ssm.name, drafter, largest))
+        drafter, known = ssm.decoder(ways.requests, max(sizes), most), ssm.draft_vocabulary
+        size = decoder.model.vocabulary
+        vocabulary = ReducedVocabulary(known, size) if known is not None else None
+        trees = {
+            label(expansion): SSMSpeculator(ssm.name, drafter, expansion, vocabulary=vocabulary)
+            for expansion in expansions
+        }
+        writers |= {name: writer(tree) for name, tree in trees.items()}
+        together.append(max(trees.values(), key=lambda tree: tree.max_nodes))
     if ways.ngram:
         writers["n-grams"] = writer(NGramSpeculator(ways.ngram, cost=cost()))
         together.append(NGramSpeculator(ways.ngram, cost=FREE))

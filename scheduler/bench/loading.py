@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -13,6 +13,7 @@ from specinfer.models.batch import BatchLimits
 from specinfer.models.checkpoint import open_checkpoint
 from specinfer.models.compiler import Operand, Program, compile_graph
 from specinfer.models.definition import definition_for
+from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.models.fetch import home_from_environment, locate
 from specinfer.models.fusion import fuse, stack_weights
 from specinfer.models.model import Model, weight_regions
@@ -73,6 +74,7 @@ class Loaded:
         program: what the device runs of it.
         weights: that the program reads.
         tensors: the same numbers under the checkpoint's names.
+        draft_vocabulary: the tokens that an SSM knows; None: the LLM's.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Loaded:
     program: Program
     weights: Mapping[str, Region]
     tensors: Mapping[str, Tensor]
+    draft_vocabulary: DraftVocabulary | None = None
 
     @classmethod
     def of(cls, name: str, place: Place, program: Program, tensors: dict[str, Tensor]) -> Loaded:
@@ -188,7 +191,8 @@ def load_plan(plan: Plan, place: Place, progress: Progress = silent) -> Loaded:
     """
     program = compile_graph(plan.graph)
     tensors = load_weights(plan.checkpoint, program.weights, place.dtype, progress)
-    return Loaded.of(plan.name, place, program, tensors)
+    loaded = Loaded.of(plan.name, place, program, tensors)
+    return replace(loaded, draft_vocabulary=plan.checkpoint.draft_vocabulary)
 
 
 def unstacked(program: Program, fused: Program, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

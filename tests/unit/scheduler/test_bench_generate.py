@@ -11,6 +11,8 @@ import pytest
 import torch
 from unit.models.checkpoint_files import weights, write_folder
 
+from specinfer.models.checkpoint import open_checkpoint
+from specinfer.models.draft_vocabulary import DraftVocabulary
 from specinfer.scheduler.bench import against_transformers
 from specinfer.scheduler.bench.ceilings import measure_ceilings
 from specinfer.scheduler.bench.generate import (
@@ -168,6 +170,23 @@ def test_all_ways_write_the_same_text(capsys: pytest.CaptureFixture[str], folder
     assert all(row["against"]["texts as plain"] == row["against"]["texts"] == 2 for row in rows)
     # It agrees with itself: 7 tokens behind the first, 3 in a step.
     assert rows[1]["against"]["tokens per step"] == pytest.approx(7 / 3)
+
+
+def test_an_ssm_may_know_few_of_the_tokens(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    """It is the LLM itself, without three tokens, so that all others have other numbers."""
+    knows, reduced = list(range(3, 320)), weights("qwen2", 320)
+    for name, weight in reduced.items():
+        if len(weight) == 320:
+            reduced[name] = torch.cat([weight[knows], torch.zeros(1, weight.shape[1])])
+    ssm = write_folder(tmp_path / "ssm", reduced, model_type="qwen2")
+    digest = open_checkpoint(folder).tokenizer().vocabulary_digest
+    DraftVocabulary(knows, digest).save(ssm)
+    argv = ("--llm", folder, "--ssm", ssm, "--tree", "1,1", "--max-new-tokens", 8)
+    rows = generate(capsys, *argv, "--ignore-eos", "--raw", "--prompts", 2)
+    assert rows[1]["against"]["texts as plain"] == 2
+    assert rows[1]["against"]["tokens per step"] > 1.5  # 3, but that the LLM says others, too
 
 
 def test_more_layers_have_a_name(
