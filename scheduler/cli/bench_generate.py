@@ -226,9 +226,13 @@ def _others(args: argparse.Namespace, pair: _Pair, requests: int) -> dict[str, A
         return lambda: network_of(pair.configs[1], ssm.tensors)
 
     llm()  # what it cannot take at all, is an error
+    ssm = pair.ssm
+    if ssm is not None and ssm.draft_vocabulary is not None:
+        print("its assisted generation knows no vocabulary of drafts: left out", file=sys.stderr)
+        ssm = None
     writers = writers_of(
         llm,
-        assistant(pair.ssm) if pair.ssm else None,
+        assistant(ssm) if ssm else None,
         pair.prompts,
         requests,
         args.max_new_tokens,
