@@ -223,16 +223,17 @@ def _others(args: argparse.Namespace, pair: _Pair, requests: int) -> dict[str, A
         return network_of(pair.configs[0], pair.llm.tensors)
 
     def assistant(ssm: Loaded) -> Callable[[], Any]:
-        return lambda: network_of(pair.configs[1], ssm.tensors)
+        def make() -> Any:
+            if ssm.draft_vocabulary is not None:  # it would take its tokens for the LLM's
+                raise ConfigError("the SSM has a vocabulary of its own, expected the LLM's")
+            return network_of(pair.configs[1], ssm.tensors)
+
+        return make
 
     llm()  # what it cannot take at all, is an error
-    ssm = pair.ssm
-    if ssm is not None and ssm.draft_vocabulary is not None:
-        print("its assisted generation knows no vocabulary of drafts: left out", file=sys.stderr)
-        ssm = None
     writers = writers_of(
         llm,
-        assistant(ssm) if ssm else None,
+        assistant(pair.ssm) if pair.ssm else None,
         pair.prompts,
         requests,
         args.max_new_tokens,

@@ -172,10 +172,9 @@ def test_all_ways_write_the_same_text(capsys: pytest.CaptureFixture[str], folder
     assert rows[1]["against"]["tokens per step"] == pytest.approx(7 / 3)
 
 
-def test_an_ssm_may_know_few_of_the_tokens(
-    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
-) -> None:
-    """It is the LLM itself, without three tokens, so that all others have other numbers."""
+@pytest.fixture
+def knows_few(folder: Path, tmp_path: Path) -> Path:
+    """The LLM itself, without three tokens, so that all others have other numbers."""
     knows, reduced = list(range(3, 320)), weights("qwen2", 320)
     for name, weight in reduced.items():
         if len(weight) == 320:
@@ -183,7 +182,13 @@ def test_an_ssm_may_know_few_of_the_tokens(
     ssm = write_folder(tmp_path / "ssm", reduced, model_type="qwen2")
     digest = open_checkpoint(folder).tokenizer().vocabulary_digest
     DraftVocabulary(knows, digest).save(ssm)
-    argv = ("--llm", folder, "--ssm", ssm, "--tree", "1,1", "--max-new-tokens", 8)
+    return ssm
+
+
+def test_an_ssm_may_know_few_of_the_tokens(
+    capsys: pytest.CaptureFixture[str], folder: Path, knows_few: Path
+) -> None:
+    argv = ("--llm", folder, "--ssm", knows_few, "--tree", "1,1", "--max-new-tokens", 8)
     rows = generate(capsys, *argv, "--ignore-eos", "--raw", "--prompts", 2)
     assert rows[1]["against"]["texts as plain"] == 2
     assert rows[1]["against"]["tokens per step"] > 1.5  # 3, but that the LLM says others, too
@@ -221,6 +226,22 @@ def test_transformers_writes_the_same_with_the_same_weights(
     ]
     assert all(row["against"]["texts as plain"] == 2 for row in rows)
     assert all(row["value"] > 0 for row in rows)
+
+
+def test_an_ssm_with_a_vocabulary_of_its_own_does_not_assist_transformers(
+    capsys: pytest.CaptureFixture[str], folder: Path, knows_few: Path
+) -> None:
+    pytest.importorskip("transformers")
+    argv = ("--llm", folder, "--ssm", knows_few, "--tree", "1,1", "--against", "transformers")
+    sizes = ("--max-new-tokens", "8", "--prompts", "1", "--raw", "--repeats", "1", "--warm", "0")
+    assert main(["bench", "generate", "--json", *map(str, argv), *sizes]) == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        "transformers, assisted: does not work here: "
+        "ConfigError: the SSM has a vocabulary of its own, expected the LLM's"
+    ]
+    assert "assisted" not in out
+    assert "prompt lookup" in out
 
 
 def test_a_network_has_no_weights_of_its_own(tmp_path: Path) -> None:
